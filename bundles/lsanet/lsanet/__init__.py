@@ -1,0 +1,1 @@
+"""LSANet: a deeply supervised classifier with layer selective attention and knowledge synergy."""

@@ -1,0 +1,152 @@
+"""The network as it is shipped, run on data: logits, probabilities and uncertainty."""
+
+import math
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from ignite.engine import Engine, Events
+from monai.engines import SupervisedEvaluator
+from monai.inferers import SimpleInferer
+from torch import nn
+
+from .backbones import build_backbone, check_image_size
+from .network import NodeEnsemble, ensemble
+
+
+def build_shipped(
+    *,
+    backbone: str,
+    num_classes: int,
+    image_size: int,
+    attention: str = "none",
+    keep_nodes: bool = False,
+    multi_label: bool = False,
+    **ensemble_options: Any,
+) -> nn.Module:
+    """The network that `model.pt` has the weights of: image B x 3 x H x W to logits B x K.
+
+    The backbone with its classifier C4, as fast as a plain one; or with `keep_nodes` the ensemble of all nodes.
+
+    Args:
+        backbone: One of `backbones.BACKBONES`.
+        num_classes: K.
+        image_size: Pixels a side; only checked.
+        attention: Attention module in the residual blocks.
+        keep_nodes: Whether all output nodes are kept.
+        multi_label: Whether the K outputs are independent.
+        ensemble_options: The other arguments of `network.LSANet`, which only the ensemble needs.
+    """
+    if keep_nodes:
+        return NodeEnsemble(
+            backbone=backbone,
+            num_classes=num_classes,
+            image_size=image_size,
+            attention=attention,
+            multi_label=multi_label,
+            **ensemble_options,
+        )
+    check_image_size(backbone, image_size)
+    return build_backbone(backbone, num_classes, attention=attention)
+
+
+def shipped_weights(training_weights: Mapping[str, torch.Tensor], keep_nodes: bool) -> dict[str, torch.Tensor]:
+    """Weights of the shipped network out of those of the trained `network.LSANet`."""
+    if keep_nodes:
+        return dict(training_weights)
+    prefix = "backbone."
+    return {k[len(prefix) :]: v for k, v in training_weights.items() if k.startswith(prefix)}
+
+
+def load_weights(network: nn.Module, path: str | Path) -> None:
+    """Load a plain state dict, every key of it.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If it holds anything but the weights of this network.
+    """
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"ckpt_path: {path} does not exist; train first, or give the weights of a run")
+    try:
+        weights = torch.load(path, map_location="cpu", weights_only=True)
+        network.load_state_dict(weights)
+    except Exception as error:
+        raise ValueError(
+            f"ckpt_path: {path} does not hold the weights of this network ({str(error)[:500]}). The settings backbone, "
+            "attention, keep_nodes and the classes must be those of its training"
+        ) from error
+
+
+class NodeInferer(SimpleInferer):
+    """Runs a shipped network; for a `NodeEnsemble` keeps the nodes' disagreement on the batch in `disagreement`."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.disagreement: torch.Tensor | None = None
+
+    def __call__(
+        self, inputs: torch.Tensor, network: Callable[..., torch.Tensor], *args: Any, **kwargs: Any
+    ) -> torch.Tensor:
+        """Image B x 3 x H x W to logits B x K."""
+        if not isinstance(network, NodeEnsemble):
+            self.disagreement = None
+            return super().__call__(inputs, network, *args, **kwargs)
+        probabilities, weights = network.node_probabilities(inputs)
+        self.disagreement = node_disagreement(probabilities, weights, network.multi_label)
+        return network.logits_of(ensemble(probabilities, weights))
+
+
+def node_disagreement(probabilities: torch.Tensor, weights: torch.Tensor, multi_label: bool = False) -> torch.Tensor:
+    """Generalised Jensen-Shannon divergence of the nodes' predictions, in 0 (they agree) to 1.
+
+    H(sum_l w_l p_l) - sum_l w_l H(p_l), the entropies over log K; for multi-label the mean over the labels.
+
+    Args:
+        probabilities: B x L x K.
+        weights: B x L, rows sum to 1.
+        multi_label: Whether the K probabilities are independent.
+    """
+    joint = normalised_entropy(ensemble(probabilities, weights), multi_label)
+    own = normalised_entropy(probabilities, multi_label)
+    return (joint - (weights * own).sum(dim=1)).clamp(0, 1)
+
+
+def normalised_entropy(probabilities: torch.Tensor, multi_label: bool = False) -> torch.Tensor:
+    """Entropy of predictions ... x K in 0 (certain) to 1 (uniform); for multi-label the mean over the labels."""
+    if multi_label:
+        both = torch.stack([probabilities, 1 - probabilities], dim=-1)
+        return torch.special.entr(both).sum(dim=-1).mean(dim=-1) / math.log(2)
+    return torch.special.entr(probabilities).sum(dim=-1) / math.log(probabilities.shape[-1])
+
+
+def predict(
+    network: nn.Module, loader: Iterable[Any], *, prepare_batch: Callable[..., Any], device: Any, amp: bool = False
+) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """Run a shipped network over a loader.
+
+    Returns:
+        Logits, float32 N x K on the CPU, and the nodes' disagreement (N,) if the network keeps its nodes.
+    """
+    logits: list[torch.Tensor] = []
+    disagreement: list[torch.Tensor] = []
+    inferer = NodeInferer()
+
+    def collect(engine: Engine) -> None:
+        logits.append(engine.state.output["pred"].float().cpu())
+        if inferer.disagreement is not None:
+            disagreement.append(inferer.disagreement.float().cpu())
+
+    evaluator = SupervisedEvaluator(
+        device=torch.device(device),
+        val_data_loader=loader,
+        network=network.to(device),
+        inferer=inferer,
+        prepare_batch=prepare_batch,
+        decollate=False,
+        amp=amp,
+    )
+    evaluator.logger.setLevel("WARNING")
+    evaluator.add_event_handler(Events.ITERATION_COMPLETED, collect)
+    evaluator.run()
+    return torch.cat(logits), torch.cat(disagreement) if disagreement else None

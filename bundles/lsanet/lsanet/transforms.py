@@ -1,0 +1,202 @@
+"""From files to the network's input: the same pixels in training, evaluation and inference.
+
+Deterministic: `load_image` (file to uint8), `Preprocess` (uint8 to the normalised, resized tensor). Random:
+`Augment`, in training only. The last two work on whole batches, on whatever device the batch is.
+"""
+
+from collections.abc import Hashable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from monai.config import KeysCollection
+from monai.data import MetaTensor
+from monai.transforms import MapTransform
+from torch.nn import functional as F
+
+from ._images import read_image
+
+AUGMENTATIONS = ("none", "light", "dihedral")
+
+
+class Preprocess:
+    """Resize to a square of `image_size` pixels and normalise. Acts on one image C x H x W or a batch B x C x H x W.
+
+    Args:
+        image_size: Pixels a side.
+        keep_aspect: Whether an image that is not square is padded with black to a square, centred. If not, it is
+            squeezed.
+        mean: Per channel, of the range 0..1; subtracted.
+        std: Per channel; divided by.
+
+    Raises:
+        ValueError: If mean and std are not three numbers each, or an std is not positive.
+    """
+
+    def __init__(
+        self,
+        *,
+        image_size: int,
+        keep_aspect: bool = True,
+        mean: Sequence[float] = (0.5, 0.5, 0.5),
+        std: Sequence[float] = (0.5, 0.5, 0.5),
+    ) -> None:
+        if len(mean) != 3 or len(std) != 3 or min(std) <= 0:
+            raise ValueError(f"mean={list(mean)}, std={list(std)}: expected three numbers each, std above 0")
+        self.image_size = image_size
+        self.keep_aspect = keep_aspect
+        self.mean = torch.tensor(mean, dtype=torch.float32)[:, None, None]
+        self.std = torch.tensor(std, dtype=torch.float32)[:, None, None]
+
+    def __call__(self, image: torch.Tensor) -> torch.Tensor:
+        """Image of 1 or 3 channels in 0..255, uint8 or float, to float32 with 3 channels."""
+        image = self.resize(image).div(255).sub(self.mean.to(image.device)).div(self.std.to(image.device))
+        return image if image.shape[-3] == 3 else image.expand(*image.shape[:-3], 3, -1, -1)
+
+    def resize(self, image: torch.Tensor) -> torch.Tensor:
+        """To float32 and `image_size`, values still in 0..255."""
+        image = image.to(torch.float32)
+        height, width = image.shape[-2:]
+        if self.keep_aspect and height != width:
+            side = max(height, width)
+            left, top = (side - width) // 2, (side - height) // 2
+            image = F.pad(image, (left, side - width - left, top, side - height - top))
+        size = (self.image_size, self.image_size)
+        if image.shape[-2:] == size:
+            return image
+        batch = image if image.ndim == 4 else image[None]
+        batch = F.interpolate(batch, size, mode="bilinear", antialias=True, align_corners=False)
+        return batch if image.ndim == 4 else batch[0]
+
+
+class Augment:
+    """Random changes of a preprocessed batch B x C x H x W; each image its own.
+
+    "light": mirrored left to right, turned by up to 10 degrees, shifted and scaled by up to a tenth, brightness and
+    contrast by up to a tenth. "dihedral": also any of the eight turns and mirrorings of a square, for images without
+    an upright position (microscopy).
+
+    Args:
+        kind: One of `AUGMENTATIONS`.
+
+    Raises:
+        ValueError: If the kind is unknown.
+    """
+
+    def __init__(self, kind: str) -> None:
+        if kind not in AUGMENTATIONS:
+            raise ValueError(f"augment is {kind!r}, expected one of {', '.join(AUGMENTATIONS)}")
+        self.kind = kind
+
+    def __call__(self, image: torch.Tensor) -> torch.Tensor:
+        """Batch to batch of the same shape, with torch's global random numbers of the CPU."""
+        if self.kind == "none":
+            return image
+        count = image.shape[0]
+        angle = _uniform(count, torch.pi / 18)
+        mirror = _sign(count)
+        if self.kind == "dihedral":
+            angle = angle + torch.pi / 2 * torch.randint(4, (count,))
+        scale = 1 + _uniform(count, 0.1)
+        cos, sin, shift = torch.cos(angle) * scale, torch.sin(angle) * scale, _uniform((count, 2), 0.1)
+        rows = [mirror * cos, -sin, shift[:, 0], mirror * sin, cos, shift[:, 1]]
+        theta = torch.stack(rows, dim=1).view(count, 2, 3).to(image.device)
+        grid = F.affine_grid(theta, list(image.shape), align_corners=False)
+        image = F.grid_sample(image, grid, padding_mode="reflection", align_corners=False)
+        contrast, brightness = 1 + _uniform((count, 1, 1, 1), 0.1), _uniform((count, 1, 1, 1), 0.1)
+        return image * contrast.to(image.device) + brightness.to(image.device)
+
+
+def _uniform(shape: int | tuple[int, ...], bound: float) -> torch.Tensor:
+    return (torch.rand(shape) * 2 - 1) * bound
+
+
+def _sign(count: int) -> torch.Tensor:
+    return torch.randint(2, (count,)) * 2.0 - 1.0
+
+
+class PrepareBatch:
+    """Ignite's `prepare_batch`: batch to the device as it is stored, then preprocessed, then augmented there.
+
+    Args:
+        preprocess: A `Preprocess`.
+        augment: An `Augment`, in training.
+    """
+
+    def __init__(self, preprocess: Preprocess, augment: Augment | None = None) -> None:
+        self.preprocess = preprocess
+        self.augment = augment
+
+    def __call__(
+        self, batch: Mapping[str, Any], device: str | torch.device | None = None, non_blocking: bool = False, **kwargs
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Batch with `image` (B x C x H x W, 0..255) and perhaps `label` to the network's input and targets."""
+        image = self.preprocess(batch["image"].to(device=device, non_blocking=non_blocking))
+        if self.augment is not None:
+            image = self.augment(image)
+        label = batch.get("label")
+        # Twice as fast on CPUs, and what tensor cores want.
+        image = image.contiguous(memory_format=torch.channels_last)
+        return image, None if label is None else label.to(device=device, non_blocking=non_blocking)
+
+
+def load_image(path: str | Path) -> torch.Tensor:
+    """Read one image file as uint8, 3 x H x W, 0..255."""
+    return torch.from_numpy(read_image(path)).permute(2, 0, 1)
+
+
+class LoadPictured(MapTransform):
+    """Dictionary transform: path of an image file to a uint8 MetaTensor 3 x H x W; see `_images.read_image`."""
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Replace the paths under the keys by images."""
+        loaded = dict(data)
+        for key in self.key_iterator(loaded):
+            path = loaded[key]
+            loaded[key] = MetaTensor(load_image(path), affine=torch.eye(4), meta={"filename_or_obj": str(path)})
+        return loaded
+
+
+class Preprocessd(MapTransform):
+    """Dictionary version of `Preprocess`, for one image."""
+
+    def __init__(self, keys: KeysCollection, preprocess: Preprocess) -> None:
+        super().__init__(keys)
+        self.preprocess = preprocess
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Preprocess the images under the keys."""
+        processed = dict(data)
+        for key in self.key_iterator(processed):
+            processed[key] = self.preprocess(processed[key])
+        return processed
+
+
+class Probabilitiesd(MapTransform):
+    """Logits (... x K) to probabilities, divided by the calibration's temperature before.
+
+    Args:
+        keys: Usually "pred".
+        multi_label: Sigmoid of each output instead of the softmax of all.
+        temperature: Above 0; 1 leaves the logits as they are.
+    """
+
+    def __init__(self, keys: KeysCollection, *, multi_label: bool = False, temperature: float = 1.0) -> None:
+        super().__init__(keys)
+        self.multi_label = multi_label
+        self.temperature = temperature
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Replace the logits under the keys by probabilities."""
+        changed = dict(data)
+        for key in self.key_iterator(changed):
+            logits = changed[key] / self.temperature
+            changed[key] = torch.sigmoid(logits) if self.multi_label else torch.softmax(logits, dim=-1)
+        return changed
+
+
+def to_uint8_picture(image: np.ndarray) -> np.ndarray:
+    """Stored image, H x W or H x W x 1 or 3, as H x W x 3 uint8 for drawing."""
+    image = image[..., None] if image.ndim == 2 else image
+    return np.ascontiguousarray(np.broadcast_to(image, (*image.shape[:2], 3)))

@@ -1,0 +1,22 @@
+"""Shared fixtures: the bundles on the import path, and the folder of real images where there is one."""
+
+import os
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+BUNDLES = sorted(p.parent.parent for p in ROOT.glob("bundles/*/configs/train.json"))
+
+for _bundle in BUNDLES:
+    sys.path.insert(0, str(_bundle))
+
+
+@pytest.fixture(scope="session")
+def real_data() -> Path:
+    """The folder of public development images; the test is skipped where it is absent."""
+    folder = Path(os.environ.get("REAL_DATA_DIR", ROOT.parent / "shared" / "data"))
+    if not folder.is_dir():
+        pytest.skip(f"real images are not on this machine: {folder} (set REAL_DATA_DIR)")
+    return folder

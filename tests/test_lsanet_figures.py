@@ -1,0 +1,308 @@
+"""Figures: each is one valid PNG, wrong input is refused, nothing else is left behind."""
+
+import csv
+import math
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from lsanet import figures
+
+BLOOD = [
+    "basophil",
+    "eosinophil",
+    "erythroblast",
+    "immature granulocytes (myelocytes, metamyelocytes and promyelocytes)",
+    "lymphocyte",
+    "monocyte",
+    "neutrophil",
+    "platelet",
+]
+NODES = ["C1", "C2", "C3", "C4"]
+
+
+def _check(path: Path, smallest: int = 200) -> Image.Image:
+    """The only file of its folder, a PNG that decodes and is not blank."""
+    assert [p.name for p in path.parent.iterdir()] == [path.name]
+    with Image.open(path) as image:
+        assert image.format == "PNG"
+        pixels = image.convert("RGB")
+    assert smallest <= min(pixels.size) and max(pixels.size) <= 2500
+    assert np.asarray(pixels).std() > 5
+    return pixels
+
+
+def _predictions(num_classes: int, count: int = 60) -> tuple[np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(0)
+    targets = np.arange(count) % num_classes
+    probabilities = rng.random((count, num_classes)) + 0.8 * (targets[:, None] == np.arange(num_classes))
+    return targets, probabilities / probabilities.sum(axis=1, keepdims=True)
+
+
+def _history(num_epochs: int, val_interval: int = 1) -> list[dict[str, object]]:
+    rows: list[dict[str, object]] = []
+    for epoch in range(1, num_epochs + 1):
+        row: dict[str, object] = {"epoch": epoch, "train_loss": 2 / epoch, "learning_rate": 1e-3 / epoch}
+        row |= {"train_branch_loss": 1.5 / epoch, "train_synergy_loss": 0.5 / epoch}
+        known = epoch % val_interval == 0
+        row |= {"val_loss": 1.0 if known else "", "val_auc": 0.9 if known else "", "val_acc": None}
+        for position, node in enumerate(NODES):
+            row |= {f"train_beta_{node}": 0.2 + 0.03 * position, f"train_beta_{node}_std": 0.02}
+            row |= {f"val_beta_{node}": 0.25 if known else "", f"val_beta_{node}_std": 0.01 if known else ""}
+            row[f"train_gate_{node}"] = 0.2 * position
+        rows.append(row)
+    return rows
+
+
+@pytest.mark.parametrize("num_classes", [2, 8, 14])
+def test_confusion_matrix(tmp_path: Path, num_classes: int):
+    rng = np.random.default_rng(0)
+    counts = rng.integers(0, 30000, (num_classes, num_classes))
+    counts[1] = 0  # a class without images
+    figures.save_confusion_matrix(tmp_path / "a.png", counts=counts, classes=(2 * BLOOD)[:num_classes])
+    _check(tmp_path / "a.png")
+
+
+@pytest.mark.parametrize(
+    "counts", [np.ones((2, 3), int), np.ones((3, 3), int), np.ones((2, 2)), -np.ones((2, 2), int)]
+)
+def test_confusion_matrix_refuses(tmp_path: Path, counts: np.ndarray):
+    with pytest.raises(ValueError, match="counts"):
+        figures.save_confusion_matrix(tmp_path / "a.png", counts=counts, classes=["a", "b"])
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("num_classes", [2, 3, 8])
+def test_roc(tmp_path: Path, num_classes: int):
+    targets, probabilities = _predictions(num_classes)
+    path = tmp_path / "a.png"
+    figures.save_roc(path, targets=targets, probabilities=probabilities, classes=BLOOD[:num_classes])
+    _check(path)
+
+
+def _legend(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, **arguments) -> list[str]:
+    """Texts of the legend of a ROC figure."""
+    drawn = []
+    monkeypatch.setattr(figures, "_save", lambda figure, path: drawn.append(figure))
+    figures.save_roc(tmp_path / "a.png", **arguments)
+    return [text.get_text().replace("\n", " ") for text in drawn[0].axes[0].get_legend().get_texts()]
+
+
+def test_roc_says_which_classes_are_absent(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    _, probabilities = _predictions(3)
+    one_hot = np.stack([np.arange(60) % 2, np.zeros(60), np.ones(60)], axis=1)
+    classes = ["half", "never", "always"]
+    texts = _legend(monkeypatch, tmp_path, targets=one_hot, probabilities=probabilities, classes=classes)
+    assert texts[2:] == ["never: no images, no curve", "always: all images, no curve"]
+    assert texts[1].startswith("half: 0.")
+
+
+def test_roc_of_two_classes_is_the_second_one(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    targets = np.array([0, 0, 1, 1])
+    positive = np.array([0.1, 0.6, 0.4, 0.9])  # three of four pairs in order
+    probabilities = np.stack([1 - positive, positive], axis=1)
+    classes = ["normal", "_pneumonia"]  # matplotlib drops labels with a leading underscore
+    texts = _legend(monkeypatch, tmp_path, targets=targets, probabilities=probabilities, classes=classes)
+    assert [text.strip() for text in texts] == ["chance", "_pneumonia: 0.750"]
+
+
+@pytest.mark.parametrize(
+    "targets, probabilities",
+    [
+        (np.zeros(4, int), np.ones((4, 2))),
+        (np.zeros(5, int), np.ones((4, 3))),
+        (np.full(4, 3), np.ones((4, 3))),
+        (np.full((4, 3), 2), np.ones((4, 3))),
+        (np.zeros(4, int), np.full((4, 3), np.nan)),
+    ],
+)
+def test_roc_refuses(tmp_path: Path, targets: np.ndarray, probabilities: np.ndarray):
+    with pytest.raises(ValueError, match=r"targets|probabilities"):
+        figures.save_roc(
+            tmp_path / "a.png", targets=targets, probabilities=probabilities, classes=["a", "b", "c"]
+        )
+
+
+@pytest.mark.parametrize("calibrated", [False, True])
+def test_reliability(tmp_path: Path, calibrated: bool):
+    confidence = np.linspace(0, 1, 50)
+    correct = np.arange(50) % 3 > 0
+    after = confidence**2 if calibrated else None
+    figures.save_reliability(
+        tmp_path / "a.png", confidence=confidence, correct=correct, confidence_calibrated=after
+    )
+    _check(tmp_path / "a.png")
+
+
+def test_reliability_reports_the_calibration_error(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    drawn = []
+    monkeypatch.setattr(figures, "_save", lambda figure, path: drawn.append(figure))
+    confidence = np.array([0.9, 0.9, 0.9, 0.9, 0.6, 0.6])
+    correct = np.array([True, True, False, False, True, True])
+    figures.save_reliability(tmp_path / "a.png", confidence=confidence, correct=correct, bins=10)
+    expected = (4 * abs(0.5 - 0.9) + 2 * abs(1.0 - 0.6)) / 6
+    texts = [text.get_text() for text in drawn[0].axes[0].get_legend().get_texts()]
+    assert texts[1] == f"as trained: ECE {expected:.3f}"
+
+
+@pytest.mark.parametrize("change", [{"confidence": np.full(4, 1.2)}, {"confidence": np.ones(3)}, {"bins": 0}])
+def test_reliability_refuses(tmp_path: Path, change: dict):
+    arguments = {"confidence": np.full(4, 0.5), "correct": np.ones(4, bool)} | change
+    with pytest.raises(ValueError, match=r"confidence|bins"):
+        figures.save_reliability(tmp_path / "a.png", **arguments)
+
+
+@pytest.mark.parametrize("num_epochs, val_interval", [(1, 1), (3, 1), (20, 10)])
+def test_history_and_beta(tmp_path: Path, num_epochs: int, val_interval: int):
+    history = _history(num_epochs, val_interval)
+    (tmp_path / "a").mkdir()
+    figures.save_history(tmp_path / "a" / "a.png", history=history, best_epoch=num_epochs)
+    _check(tmp_path / "a" / "a.png")
+    figures.save_beta(tmp_path / "b" / "b.png", history=history, nodes=NODES)  # makes the folder
+    _check(tmp_path / "b" / "b.png")
+
+
+def test_history_as_read_from_csv(tmp_path: Path):
+    rows = _history(4, 2)
+    table = tmp_path / "history.csv"
+    with table.open("w", newline="") as file:
+        writer = csv.DictWriter(file, rows[0])
+        writer.writeheader()
+        writer.writerows(rows)
+    with table.open(newline="") as file:
+        read = list(csv.DictReader(file))
+    figures.save_history(tmp_path / "a" / "a.png", history=read, best_epoch=2)
+    figures.save_history(tmp_path / "b" / "b.png", history=rows, best_epoch=2)
+    assert _check(tmp_path / "a" / "a.png").tobytes() == _check(tmp_path / "b" / "b.png").tobytes()
+
+
+def test_history_of_the_baseline(tmp_path: Path):
+    history = [{"epoch": epoch, "train_loss": 1.0} for epoch in range(3)]  # no branches, no validation
+    figures.save_history(tmp_path / "a.png", history=history, best_epoch=None)
+    _check(tmp_path / "a.png")
+
+
+def test_beta_shows_the_reachable_range(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    drawn = []
+    monkeypatch.setattr(figures, "_save", lambda figure, path: drawn.append(figure))
+    figures.save_beta(tmp_path / "a.png", history=_history(3), nodes=NODES)
+    low, high = 1 / (1 + 3 * math.e), math.e / (math.e + 3)
+    texts = [text.get_text() for text in drawn[0].legends[0].get_texts()]
+    assert texts[:4] == NODES and f"reachable: {low:.3f} to {high:.3f}" in texts
+    assert len(drawn[0].axes) == 3
+    assert drawn[0].axes[0].get_ylim() == drawn[0].axes[1].get_ylim()
+    without = [{k: v for k, v in row.items() if "gate" not in k} for row in _history(3)]
+    figures.save_beta(tmp_path / "a.png", history=without, nodes=NODES, max_ratio=None)
+    assert len(drawn[1].axes) == 2
+
+
+@pytest.mark.parametrize(
+    "draw, message",
+    [
+        (lambda p: figures.save_history(p, history=[], best_epoch=1), "no rows"),
+        (lambda p: figures.save_history(p, history=_history(2), best_epoch=9), "best_epoch 9"),
+        (
+            lambda p: figures.save_history(p, history=[{"epoch": 1, "val_auc": "high"}], best_epoch=1),
+            "'high'",
+        ),
+        (lambda p: figures.save_beta(p, history=_history(2), nodes=["C9"]), "train_beta_C9"),
+        (lambda p: figures.save_beta(p, history=_history(2), nodes=[]), "nodes"),
+        (lambda p: figures.save_beta(p, history=_history(2), nodes=NODES, max_ratio=0.5), "max_ratio"),
+        (lambda p: figures.save_history(p.with_suffix(".pdf"), history=_history(2), best_epoch=1), "PNG"),
+    ],
+)
+def test_history_and_beta_refuse(tmp_path: Path, draw, message: str):
+    with pytest.raises(ValueError, match=message):
+        draw(tmp_path / "a.png")
+    assert not list(tmp_path.iterdir())
+
+
+def test_contact_sheet(tmp_path: Path):
+    sizes = [(28, 28), (64, 96), (300, 40), (7, 5), (1000, 1500), (28, 28), (64, 64)]
+    rng = np.random.default_rng(0)
+    images = [rng.integers(0, 256, (*size, 3), dtype=np.uint8) for size in sizes]
+    captions = ["", "short", "a $x$ and $y$\nsecond line", "word " * 20, "x" * 90, "_a", "<script>"]
+    figures.save_contact_sheet(tmp_path / "a.png", images=images, captions=captions, columns=4)
+    _check(tmp_path / "a.png")
+
+
+def test_contact_sheet_enlarges_without_blur(tmp_path: Path):
+    image = np.zeros((4, 4, 3), np.uint8)
+    image[::2, ::2] = (255, 0, 0)
+    image[1::2, 1::2] = (0, 0, 255)
+    figures.save_contact_sheet(tmp_path / "a.png", images=[image], captions=[""])
+    colours = {colour for _, colour in _check(tmp_path / "a.png").getcolors(100000)}
+    assert colours == {(255, 255, 255), (0, 0, 0), (255, 0, 0), (0, 0, 255)}
+
+
+@pytest.mark.parametrize(
+    "images, captions, columns",
+    [
+        ([], [], 6),
+        ([np.zeros((4, 4, 3), np.uint8)], [], 6),
+        ([np.zeros((4, 4, 3), np.uint8)], ["a"], 0),
+        ([np.zeros((4, 4, 3))], ["a"], 6),
+        ([np.zeros((4, 4), np.uint8)], ["a"], 6),
+    ],
+)
+def test_contact_sheet_refuses(tmp_path: Path, images: list, captions: list, columns: int):
+    with pytest.raises(ValueError, match=r"image|columns"):
+        figures.save_contact_sheet(tmp_path / "a.png", images=images, captions=captions, columns=columns)
+
+
+def test_overlay(tmp_path: Path):
+    image = np.random.default_rng(0).integers(0, 256, (40, 60, 3), dtype=np.uint8)
+    heat = np.zeros((4, 6))
+    assert np.array_equal(figures.overlay(image, heat), image)
+    heat[:, 5] = 1.0
+    blended = figures.overlay(image, heat)
+    assert blended.shape == image.shape and blended.dtype == np.uint8
+    assert np.array_equal(blended[:, :20], image[:, :20])  # far from the heat
+    assert not np.array_equal(blended[:, 55:], image[:, 55:])
+    figures.save_overlay(tmp_path / "a.png", image=image, heat=heat)
+    assert np.array_equal(np.asarray(_check(tmp_path / "a.png", smallest=40)), blended)
+
+
+@pytest.mark.parametrize(
+    "image, heat",
+    [
+        (np.zeros((4, 4, 3)), np.zeros((4, 4))),
+        (np.zeros((4, 4, 3), np.uint8), np.zeros((1, 4, 4))),
+        (np.zeros((4, 4, 3), np.uint8), np.full((4, 4), 1.5)),
+        (np.zeros((4, 4, 3), np.uint8), np.full((4, 4), np.nan)),
+    ],
+)
+def test_overlay_refuses(image: np.ndarray, heat: np.ndarray):
+    with pytest.raises(ValueError, match=r"image|heat"):
+        figures.overlay(image, heat)
+
+
+def test_failed_write_leaves_the_old_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    path = tmp_path / "a.png"
+    path.write_bytes(b"old")
+
+    def fail(*args, **kwargs):
+        raise OSError("disk full")
+
+    monkeypatch.setattr(figures.os, "replace", fail)
+    with pytest.raises(OSError, match="disk full"):
+        figures.save_history(path, history=_history(2), best_epoch=1)
+    assert path.read_bytes() == b"old"
+    assert [p.name for p in tmp_path.iterdir()] == ["a.png"]
+
+
+def test_no_pyplot_and_quick_import():
+    code = (
+        "import sys, numpy as np; from lsanet import figures\n"
+        "assert 'matplotlib' not in sys.modules and 'sklearn' not in sys.modules\n"
+        "figures.overlay(np.zeros((2, 2, 3), np.uint8), np.zeros((2, 2)))\n"
+        "figures._figure(1, 1).savefig(sys.stdout.buffer)\n"
+        "assert 'matplotlib.pyplot' not in sys.modules"
+    )
+    folder = Path(figures.__file__).parents[1]
+    done = subprocess.run([sys.executable, "-c", code], cwd=folder, capture_output=True)
+    assert done.returncode == 0, done.stderr.decode()

@@ -1,0 +1,753 @@
+"""Reading images: pixel values and orientation of files made here, and a refusal for every unusable one."""
+
+import importlib
+import io
+import logging
+import os
+import struct
+import warnings
+import zlib
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import nibabel
+import numpy as np
+import pydicom
+import pytest
+from PIL import Image, ImageFile
+from pydicom.dataset import FileDataset, FileMetaDataset
+from pydicom.encaps import encapsulate
+from pydicom.uid import (
+    MPEG2MPML,
+    ExplicitVRLittleEndian,
+    JPEG2000Lossless,
+    JPEGBaseline8Bit,
+    SecondaryCaptureImageStorage,
+    generate_uid,
+)
+
+from lsanet import _images
+from lsanet._images import ImageError, list_images, read_image
+
+GREY = np.arange(12, dtype=np.uint8).reshape(3, 4) * 20  # asymmetrical: every flip and turn shows
+RGB = np.stack([GREY, 255 - GREY, GREY // 2], axis=-1)
+
+
+def stretched(values):
+    """The rule for data deeper than 8 bits, written out."""
+    values = np.asarray(values, np.float64)
+    return np.rint((values - values.min()) / (values.max() - values.min()) * 255)
+
+
+def save(path: Path, values: np.ndarray, mode: str | None = None, **kwargs) -> Path:
+    picture = Image.fromarray(values)
+    (picture.convert(mode) if mode else picture).save(path, **kwargs)
+    return path
+
+
+def write_png(path: Path, width: int, height: int, depth: int, colour: int, rows: bytes) -> Path:
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    header = struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, 0)
+    path.write_bytes(
+        b"\x89PNG\r\n\x1a\n"
+        + chunk(b"IHDR", header)
+        + chunk(b"IDAT", zlib.compress(rows))
+        + chunk(b"IEND", b"")
+    )
+    return path
+
+
+def write_tiff(path: Path, values: np.ndarray, photometric: int = 1, orientation: int = 1) -> Path:
+    """An uncompressed little-endian grey TIFF, of types that Pillow does not write."""
+    kind = {"u": 1, "i": 2, "f": 3}[values.dtype.kind]
+    height, width = values.shape
+    tags = [(256, width), (257, height), (258, values.itemsize * 8), (259, 1), (262, photometric)]
+    tags += [(273, 8 + 2 + 12 * 11 + 4), (274, orientation), (277, 1), (278, height)]
+    tags += [(279, values.nbytes), (339, kind)]
+    entries = b"".join(struct.pack("<HHIHH", tag, 3, 1, value, 0) for tag, value in tags)
+    body = values.astype(values.dtype.newbyteorder("<")).tobytes()
+    path.write_bytes(b"II*\0" + struct.pack("<IH", 8, len(tags)) + entries + bytes(4) + body)
+    return path
+
+
+def write_dicom(path: Path, pixels: np.ndarray | bytes, syntax=ExplicitVRLittleEndian, **elements) -> Path:
+    meta = FileMetaDataset()
+    meta.TransferSyntaxUID, meta.MediaStorageSOPClassUID = syntax, SecondaryCaptureImageStorage
+    meta.MediaStorageSOPInstanceUID = generate_uid()
+    dataset = FileDataset(str(path), {}, file_meta=meta, preamble=bytes(128))
+    dataset.SOPClassUID, dataset.SOPInstanceUID = SecondaryCaptureImageStorage, generate_uid()
+    dataset.PhotometricInterpretation, dataset.SamplesPerPixel = "MONOCHROME2", 1
+    dataset.Rows, dataset.Columns = GREY.shape
+    dataset.BitsAllocated, dataset.PixelRepresentation = 8, 0
+    if isinstance(pixels, np.ndarray):
+        dataset.Rows, dataset.Columns = pixels.shape[:2]
+        dataset.BitsAllocated = pixels.itemsize * 8
+        dataset.PixelRepresentation = int(pixels.dtype.kind == "i")
+        dataset.SamplesPerPixel = 3 if pixels.ndim == 3 else 1
+        pixels = pixels.tobytes()
+    if dataset.SamplesPerPixel == 3 or elements.get("SamplesPerPixel") == 3:
+        dataset.PlanarConfiguration = 0
+    dataset.BitsStored = elements.get("BitsStored", dataset.BitsAllocated)
+    dataset.HighBit = dataset.BitsStored - 1
+    dataset.PixelData = pixels + bytes(len(pixels) % 2)
+    dataset["PixelData"].VR = "OB" if dataset.BitsAllocated == 8 else "OW"
+    for name, value in elements.items():
+        setattr(dataset, name, value)
+    dataset.save_as(path)
+    return path
+
+
+def write_nifti(path: Path, values: np.ndarray, diagonal=(-1, -1, 1), affine=None) -> Path:
+    affine = np.diag([*diagonal, 1]) if affine is None else affine
+    nibabel.Nifti1Image(values, affine).to_filename(path)
+    return path
+
+
+def refused(path: Path, match: str = ".") -> str:
+    with pytest.raises(ImageError, match=match) as caught:
+        read_image(path)
+    message = str(caught.value)
+    assert str(path) in message
+    assert "expected" in message
+    assert "What to do" in message
+    return message
+
+
+# PNG, JPEG, TIFF, BMP
+
+
+@pytest.mark.parametrize("suffix", [".png", ".PNG", ".tif", ".TIFF", ".bmp"])
+def test_8_bit_values_are_kept(tmp_path, suffix):
+    grey = read_image(save(tmp_path / f"grey{suffix}", GREY))
+    assert grey.dtype == np.uint8
+    assert grey.flags.c_contiguous
+    assert grey.flags.writeable
+    np.testing.assert_array_equal(grey, np.stack([GREY] * 3, axis=-1))
+    np.testing.assert_array_equal(read_image(tmp_path / f"grey{suffix}", 1), GREY[..., None])
+    np.testing.assert_array_equal(read_image(save(tmp_path / f"rgb{suffix}", RGB)), RGB)
+
+
+def test_colour_to_grey_is_luma(tmp_path):
+    grey = read_image(save(tmp_path / "rgb.png", RGB), channels=1)
+    assert grey.shape == (3, 4, 1)
+    assert np.abs(grey[..., 0] - RGB @ [0.299, 0.587, 0.114]).max() <= 0.51
+
+
+def test_equal_channels_to_grey_keep_their_values(tmp_path):
+    every = np.repeat(np.arange(256, dtype=np.uint8)[None, :, None], 3, axis=2)
+    np.testing.assert_array_equal(read_image(save(tmp_path / "a.png", every), 1)[..., 0], every[..., 0])
+
+
+@pytest.mark.parametrize("channels", [0, 2, 4, None, "3"])
+def test_other_channel_counts_are_refused(tmp_path, channels):
+    path = save(tmp_path / "a.png", GREY)
+    with pytest.raises(ValueError, match="channels must be 1 or 3") as caught:
+        read_image(path, channels)
+    assert not isinstance(caught.value, ImageError)
+
+
+def test_jpeg_and_cmyk(tmp_path):
+    smooth = np.add.outer(np.arange(64), 2 * np.arange(48)).astype(np.uint8)
+    colour = np.stack([smooth, 255 - smooth, smooth // 2], axis=-1)
+    jpeg = read_image(save(tmp_path / "a.jpg", colour, quality=95, subsampling=0))
+    assert np.abs(jpeg.astype(int) - colour).max() < 12
+    cmyk = read_image(save(tmp_path / "a.jpeg", colour, "CMYK", quality=95))
+    assert np.abs(cmyk.astype(int) - colour).max() < 16
+    np.testing.assert_array_equal(read_image(save(tmp_path / "a.tif", colour, "CMYK")), colour)
+
+
+def test_opaque_alpha_changes_nothing(tmp_path):
+    opaque = np.full(GREY.shape, 255, np.uint8)
+    rgba = save(tmp_path / "rgba.png", np.dstack([RGB, opaque]))
+    np.testing.assert_array_equal(read_image(rgba), RGB)
+    grey_alpha = save(tmp_path / "la.png", np.dstack([GREY] * 3 + [opaque]), "LA")
+    np.testing.assert_array_equal(read_image(grey_alpha, 1)[..., 0], GREY)
+
+
+def test_partial_alpha_is_composited_on_black(tmp_path):
+    alpha = np.array([255, 128, 51, 0], np.uint8)[None].repeat(3, axis=0)
+    path = save(tmp_path / "rgba.png", np.dstack([RGB, alpha]))
+    np.testing.assert_array_equal(read_image(path), np.rint(RGB * (alpha[..., None] / 255)))
+    refused(save(tmp_path / "none.png", np.dstack([RGB, alpha * 0])), "fully transparent")
+
+
+def test_transparent_colour_key(tmp_path):
+    path = save(tmp_path / "key.png", GREY, transparency=int(GREY[1, 2]))
+    expected = GREY.copy()
+    expected[1, 2] = 0
+    np.testing.assert_array_equal(read_image(path, 1)[..., 0], expected)
+
+
+def test_palette_is_looked_up(tmp_path):
+    indices = np.array([[0, 1, 2], [2, 2, 1]], np.uint8)
+    palette = np.array([[200, 10, 20], [3, 250, 5], [30, 40, 250]], np.uint8)
+    picture = Image.fromarray(indices).convert("P")
+    picture.putpalette(palette.tobytes())
+    picture.save(tmp_path / "plain.png")
+    np.testing.assert_array_equal(read_image(tmp_path / "plain.png"), palette[indices])
+    picture.save(tmp_path / "clear.png", transparency=bytes([255, 0, 128]))
+    expected = np.rint(palette * (np.array([[255], [0], [128]]) / 255))[indices]
+    np.testing.assert_array_equal(read_image(tmp_path / "clear.png"), expected)
+
+
+def test_1_bit_becomes_black_and_white(tmp_path):
+    bits = np.array([[True, False, False], [True, True, False]])
+    path = save(tmp_path / "a.png", bits)
+    assert Image.open(path).mode == "1"
+    np.testing.assert_array_equal(read_image(path, 1)[..., 0], bits * 255)
+
+
+@pytest.mark.parametrize("suffix", [".png", ".tif"])
+@pytest.mark.parametrize("dtype", ["<u2", ">u2"])
+def test_12_bits_in_16_fill_the_range(tmp_path, suffix, dtype):
+    values = (GREY.astype(dtype) * 18) + 100
+    path = save(tmp_path / f"a{suffix}", values)
+    assert Image.open(path).mode in ("I;16", "I;16B", "I")
+    np.testing.assert_array_equal(read_image(path, 1)[..., 0], stretched(values))
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        GREY.astype(np.int32) * 1000 - 50_000,
+        GREY.astype(np.uint32) * 18_000_000,
+        GREY.astype(np.uint16) * 250,
+        GREY.astype(np.int16) * 120 - 13_000,
+        GREY.astype(np.int16).astype(np.int8),
+        GREY.astype(np.float32) / 7 - 3,
+    ],
+    ids=lambda values: str(values.dtype),
+)
+def test_deep_tiff_fills_the_range(tmp_path, values):
+    np.testing.assert_array_equal(
+        read_image(write_tiff(tmp_path / "a.tif", values), 1)[..., 0], stretched(values)
+    )
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.float32])
+def test_tiff_where_white_is_zero_is_turned(tmp_path, dtype):
+    values = (GREY + 35).astype(dtype)
+    path = write_tiff(tmp_path / "a.tif", values, photometric=0)
+    expected = 255 - values if dtype is np.uint8 else stretched(-values.astype(float))
+    np.testing.assert_array_equal(read_image(path, 1)[..., 0], expected)
+
+
+def test_constant_deep_image_is_black(tmp_path):
+    for number, value in enumerate((0, 7, 65535)):
+        path = save(tmp_path / f"{number}.png", np.full((3, 4), value, np.uint16))
+        np.testing.assert_array_equal(read_image(path), np.zeros((3, 4, 3)))
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_values_that_are_not_finite_are_refused(tmp_path, bad):
+    values = GREY.astype(np.float32)
+    values[1, 1] = bad
+    refused(save(tmp_path / "a.tif", values), "infinite, missing")
+
+
+def test_16_bit_colour_keeps_its_high_byte_or_is_refused(tmp_path):
+    def write(name, values):
+        rows = b"".join(b"\0" + row.tobytes() for row in values.astype(">u2"))
+        return write_png(tmp_path / name, 4, 3, 16, {2: 4, 3: 2, 4: 6}[values.shape[2]], rows)
+
+    np.testing.assert_array_equal(read_image(write("full.png", RGB.astype(int) * 256 + 99)), RGB)
+    refused(write("12_bit.png", RGB.astype(int) * 16), "16-bit colour")
+    refused(write("12_bit_alpha.png", np.dstack([GREY.astype(int) * 16, np.full(GREY.shape, 65535)])), "16-bit colour")
+
+
+ORIENTED = {  # what a viewer shows of the stored rows, after the EXIF standard
+    1: lambda a: a,
+    2: lambda a: a[:, ::-1],
+    3: lambda a: a[::-1, ::-1],
+    4: lambda a: a[::-1],
+    5: lambda a: a.swapaxes(0, 1),
+    6: lambda a: np.rot90(a, -1),
+    7: lambda a: np.rot90(a, 2).swapaxes(0, 1),
+    8: lambda a: np.rot90(a, 1),
+}
+
+
+@pytest.mark.parametrize("orientation", ORIENTED)
+def test_exif_orientation(tmp_path, orientation):
+    exif = Image.Exif()
+    exif[274] = orientation
+    expected = ORIENTED[orientation](RGB)
+    np.testing.assert_array_equal(read_image(save(tmp_path / "a.png", RGB, exif=exif)), expected)
+    np.testing.assert_array_equal(read_image(save(tmp_path / "a.tif", RGB, exif=exif)), expected)
+    deep = write_tiff(tmp_path / "deep.tif", GREY.astype(np.uint16) * 9, orientation=orientation)
+    np.testing.assert_array_equal(read_image(deep, 1)[..., 0], stretched(ORIENTED[orientation](GREY)))
+    smooth = np.add.outer(np.arange(64), 3 * np.arange(48)).astype(np.uint8)
+    jpeg = read_image(save(tmp_path / "a.jpg", smooth, exif=exif, quality=95), 1)[..., 0]
+    assert jpeg.shape == ORIENTED[orientation](smooth).shape
+    assert np.abs(jpeg.astype(int) - ORIENTED[orientation](smooth)).max() < 12
+
+
+@pytest.mark.parametrize("name", ["a.tif", "a.png"])
+def test_several_pages_are_refused(tmp_path, name):
+    pages = [Image.fromarray(GREY + n) for n in range(3)]
+    pages[0].save(tmp_path / name, save_all=True, append_images=pages[1:])
+    refused(tmp_path / name, "3 pages or frames; expected 1")
+
+
+def test_phone_jpeg_with_previews_is_its_photograph(tmp_path):
+    photograph = Image.fromarray(np.full((32, 16), 200, np.uint8))
+    preview = Image.fromarray(np.full((8, 8), 10, np.uint8))
+    photograph.save(tmp_path / "a.jpg", format="MPO", save_all=True, append_images=[preview])
+    assert Image.open(tmp_path / "a.jpg").n_frames == 2
+    np.testing.assert_array_equal(read_image(tmp_path / "a.jpg", 1), np.full((32, 16, 1), 200))
+
+
+# Files that are no images
+
+
+def test_missing_folder_empty_text(tmp_path):
+    refused(tmp_path / "nothing.png", "No such file")
+    (tmp_path / "folder.png").mkdir()
+    refused(tmp_path / "folder.png", "directory")
+    (tmp_path / "text.png").write_text("this is no picture")
+    for suffix in _images.IMAGE_SUFFIXES:
+        (tmp_path / f"empty{suffix}").write_bytes(b"")
+        refused(tmp_path / f"empty{suffix}", "empty")
+        (tmp_path / f"text{suffix}").write_text("this is no picture" * 30)
+        assert "b'this is " in refused(tmp_path / f"text{suffix}")
+    (tmp_path / "notes.txt").write_text("this is no picture")
+    refused(tmp_path / "notes.txt", "no known ending")
+    (tmp_path / "LICENSE").write_text("this is no picture" * 30)
+    refused(tmp_path / "LICENSE", "no known ending")
+    with pytest.raises(ImageError, match="null"):
+        read_image("a\0.png")
+
+
+def test_permission_denied(tmp_path, monkeypatch):
+    path = save(tmp_path / "a.png", GREY)
+
+    def forbidden(self, *args, **kwargs):
+        raise PermissionError(13, "Permission denied", str(self))
+
+    monkeypatch.setattr(Path, "open", forbidden)
+    refused(path, "Permission denied")
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may read every file")
+def test_permission_denied_by_the_system(tmp_path):
+    path = save(tmp_path / "a.png", GREY)
+    path.chmod(0)
+    refused(path, "Permission denied")
+
+
+@pytest.mark.parametrize(
+    "name", ["a.png", "a.jpg", "a.bmp", "a.tif", "lzw.tif", "a.nii", "a.nii.gz", "a.dcm"]
+)
+@pytest.mark.parametrize("part", [0.4, 0.9])
+def test_truncated_files_are_refused(tmp_path, monkeypatch, name, part):
+    noise = np.random.default_rng(0).integers(0, 256, (64, 48), dtype=np.uint8)
+    path = tmp_path / name
+    if name.endswith(".dcm"):
+        write_dicom(path, noise)
+    elif ".nii" in name:
+        write_nifti(path, noise)
+    else:
+        save(path, noise, compression="tiff_lzw" if name == "lzw.tif" else None)
+    whole = path.read_bytes()
+    read_image(path)
+    path.write_bytes(whole[: int(len(whole) * part)])
+    refused(path)
+    monkeypatch.setattr(ImageFile, "LOAD_TRUNCATED_IMAGES", True)  # as other code in the process may do
+    refused(path)
+
+
+def test_bombs_and_zero_sizes_are_refused(tmp_path, monkeypatch):
+    refused(write_png(tmp_path / "zero.png", 0, 4, 8, 0, b""))
+    refused(write_png(tmp_path / "bomb.png", 60_000, 60_000, 8, 0, b""), "3600000000 pixels")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", None)
+    refused(write_png(tmp_path / "bomb.png", 60_000, 60_000, 8, 0, b""), "60000 x 60000 pixels")
+    refused(write_dicom(tmp_path / "bomb.dcm", GREY, Rows=60_000, Columns=60_000), "60000 x 60000 pixels")
+    refused(write_dicom(tmp_path / "zero.dcm", GREY, Rows=0), "0 x 4 pixels")
+    path = write_nifti(tmp_path / "bomb.nii", GREY)
+    header = bytearray(path.read_bytes())
+    header[42:46] = struct.pack("<hh", 30_000, 30_000)
+    path.write_bytes(header)
+    refused(path, "30000 x 30000 pixels")
+
+
+def test_large_pictures_and_odd_headers_warn_nobody(tmp_path, monkeypatch, capfd):
+    path = save(tmp_path / "a.png", GREY)
+    film = write_dicom(tmp_path / "a.dcm", GREY)
+    raw = film.read_bytes()
+    film.write_bytes(raw[:-12] + raw[-12:] + b"")
+    plain = write_nifti(tmp_path / "a.nii", GREY)
+    header = bytearray(plain.read_bytes())
+    header[76:92] = struct.pack("<ffff", 0, 1, 1, 0)  # qfac and pixdim[3] of zero: nibabel remarks on both
+    plain.write_bytes(header)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 8)  # GREY has 12: Pillow warns from one to two limits
+    logging.getLogger("pydicom").addHandler(handler := logging.StreamHandler())
+    try:
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            for file in (path, deep, plain):
+                read_image(file)
+            with pytest.warns(Image.DecompressionBombWarning):  # the filters are as they were
+                Image.open(path).close()
+    finally:
+        logging.getLogger("pydicom").removeHandler(handler)
+    assert not [str(warning.message) for warning in caught]
+    assert capfd.readouterr() == ("", "")
+    assert not logging.getLogger("nibabel.global").filters
+
+
+def test_threads_leave_the_warning_filters_alone(tmp_path):
+    paths = [save(tmp_path / f"{n}.png", GREY + n) for n in range(40)]
+    before = list(warnings.filters)
+    with ThreadPoolExecutor(8) as pool:
+        pictures = list(pool.map(read_image, paths))
+    assert warnings.filters == before
+    for number, picture in enumerate(pictures):
+        np.testing.assert_array_equal(picture[..., 0], GREY + number)
+
+
+# DICOM
+
+DEEP = GREY.astype(np.uint16) * 16 + 100  # 100..3620
+
+
+def test_dicom_without_window_fills_the_range(tmp_path):
+    path = write_dicom(tmp_path / "a.dcm", DEEP, BitsStored=12)
+    np.testing.assert_array_equal(read_image(path), np.stack([stretched(DEEP)] * 3, axis=-1))
+    np.testing.assert_array_equal(
+        read_image(write_dicom(tmp_path / "b.dcm", np.full((3, 4), 9, np.uint16)), 1), np.zeros((3, 4, 1))
+    )
+    wide = np.array([[-32000, 0, 32000]], np.int16)
+    np.testing.assert_array_equal(read_image(write_dicom(tmp_path / "c.dcm", wide), 1).ravel(), [0, 128, 255])
+
+
+def test_dicom_monochrome1_is_turned(tmp_path):
+    path = write_dicom(tmp_path / "a.dcm", DEEP, BitsStored=12, PhotometricInterpretation="MONOCHROME1")
+    np.testing.assert_array_equal(read_image(path, 1)[..., 0], stretched(-DEEP.astype(int)))
+    constant = np.full((3, 4), 9, np.uint16)
+    path = write_dicom(tmp_path / "b.dcm", constant, PhotometricInterpretation="MONOCHROME1")
+    np.testing.assert_array_equal(read_image(path, 1), np.zeros((3, 4, 1)))
+
+
+@pytest.mark.parametrize("polarity", ["MONOCHROME1", "MONOCHROME2"])
+@pytest.mark.parametrize("slope", [1, -2, 0.5])
+def test_dicom_first_window_after_rescale(tmp_path, polarity, slope):
+    stored = (DEEP.astype(int) - 2000).astype(np.int16)
+    center, width = [40.0, 300.0], [4400.0, 10.0]
+    elements = {"RescaleSlope": slope, "RescaleIntercept": -24, "WindowCenter": center, "WindowWidth": width}
+    path = write_dicom(tmp_path / "a.dcm", stored, PhotometricInterpretation=polarity, **elements)
+    values = stored * float(slope) - 24
+    share = np.clip((values - 39.5) / 4399 + 0.5, 0, 1)  # DICOM PS3.3 C.11.2.1.2.1
+    expected = 255 * (1 - share if polarity == "MONOCHROME1" else share)
+    assert 0 < expected.min() + expected.max() < 510  # the window is wider than the data on one side at least
+    assert np.abs(read_image(path, 1)[..., 0] - expected).max() <= 0.51
+
+
+def test_dicom_window_functions(tmp_path):
+    window = {"WindowCenter": 1500, "WindowWidth": 2000, "BitsStored": 12}
+    path = write_dicom(tmp_path / "exact.dcm", DEEP, VOILUTFunction="LINEAR_EXACT", **window)
+    expected = np.clip((DEEP - 1500.0) / 2000 + 0.5, 0, 1) * 255
+    assert np.abs(read_image(path, 1)[..., 0] - expected).max() <= 0.51
+    path = write_dicom(tmp_path / "sigmoid.dcm", DEEP, VOILUTFunction="SIGMOID", **window)
+    expected = 255 / (1 + np.exp(-4 * (DEEP - 1500.0) / 2000))
+    assert np.abs(read_image(path, 1)[..., 0] - expected).max() <= 0.51
+    refused(write_dicom(tmp_path / "bad.dcm", DEEP, WindowCenter=1, WindowWidth=0), "Window Width")
+
+
+def test_dicom_modality_and_voi_tables(tmp_path):
+    stored = np.array([[0, 1, 2], [3, 4, 5]], np.uint8)
+    modality, voi = pydicom.Dataset(), pydicom.Dataset()
+    modality.LUTDescriptor, modality.LUTData = [6, 0, 16], [50, 10, 20, 40, 30, 0]
+    modality["LUTDescriptor"].VR = modality["LUTData"].VR = "US"
+    voi.LUTDescriptor, voi.LUTData = [51, 0, 12], [min(80 * n, 4095) for n in range(51)]
+    voi["LUTDescriptor"].VR = voi["LUTData"].VR = "US"
+    sequences = {"ModalityLUTSequence": [modality], "VOILUTSequence": [voi]}
+    path = write_dicom(tmp_path / "a.dcm", stored, **sequences)
+    expected = np.rint(np.array([[4000, 800, 1600], [3200, 2400, 0]]) / 4095 * 255)
+    np.testing.assert_array_equal(read_image(path, 1)[..., 0], expected)
+    rescaled = {"RescaleSlope": 10, "RescaleIntercept": 0, "VOILUTSequence": [voi]}
+    path = write_dicom(tmp_path / "b.dcm", stored, **rescaled)  # rescaled values are real numbers
+    expected = np.rint(stored * 800.0 / 4095 * 255)
+    np.testing.assert_array_equal(read_image(path, 1)[..., 0], expected)
+
+
+@pytest.mark.parametrize("polarity", ["MONOCHROME1", "MONOCHROME2"])
+def test_dicom_padding_is_black_and_does_not_stretch(tmp_path, polarity):
+    stored = (DEEP.astype(int) - 500).astype(np.int16)
+    stored[0] = -2000
+    stored[2, 3] = -1990
+    path = tmp_path / "a.dcm"
+    write_dicom(path, stored, PhotometricInterpretation=polarity, RescaleSlope=1, RescaleIntercept=-1024)
+    dataset = pydicom.dcmread(path)
+    dataset.add_new("PixelPaddingValue", "SS", -2000)
+    dataset.add_new("PixelPaddingRangeLimit", "SS", -1980)
+    dataset.save_as(path)
+    kept = (stored != -2000) & (stored != -1990)
+    values = (-stored if polarity == "MONOCHROME1" else stored)[kept]
+    expected = np.zeros(stored.shape)
+    expected[kept] = stretched(values)
+    np.testing.assert_array_equal(read_image(path, 1)[..., 0], expected)
+
+
+def test_dicom_padding_written_unsigned(tmp_path):
+    stored = (DEEP.astype(int) - 500).astype(np.int16)
+    stored[0] = -2000
+    path = write_dicom(tmp_path / "a.dcm", stored)
+    raw = path.read_bytes()
+    at = raw.index(struct.pack("<HH", 0x7FE0, 0x10))
+    element = struct.pack("<HH2sHH", 0x28, 0x120, b"US", 2, 63536)
+    path.write_bytes(raw[:at] + element + raw[at:])
+    assert pydicom.dcmread(path).PixelPaddingValue == 63536
+    expected = np.vstack([np.zeros((1, 4)), stretched(stored[1:])])
+    np.testing.assert_array_equal(read_image(path, 1)[..., 0], expected)
+
+
+def test_dicom_colour(tmp_path):
+    rgb = write_dicom(tmp_path / "rgb.dcm", RGB, PhotometricInterpretation="RGB")
+    np.testing.assert_array_equal(read_image(rgb), RGB)
+    planes = np.ascontiguousarray(RGB.transpose(2, 0, 1)).tobytes()
+    options = {"PhotometricInterpretation": "RGB", "SamplesPerPixel": 3, "PlanarConfiguration": 1}
+    np.testing.assert_array_equal(read_image(write_dicom(tmp_path / "planes.dcm", planes, **options)), RGB)
+    ybr = np.asarray(Image.fromarray(RGB).convert("YCbCr"))
+    full = read_image(write_dicom(tmp_path / "ybr.dcm", ybr, PhotometricInterpretation="YBR_FULL"))
+    assert np.abs(full.astype(int) - RGB).max() <= 3
+    unknown = write_dicom(tmp_path / "cmyk.dcm", RGB, PhotometricInterpretation="HSV")
+    refused(unknown, "HSV")
+
+
+@pytest.mark.parametrize(("bits", "factor"), [(8, 1), (16, 257), (16, 1)])
+def test_dicom_palette(tmp_path, bits, factor):
+    indices = np.array([[0, 1, 2], [2, 2, 1]], np.uint8)
+    palette = np.array([[200, 10, 20], [3, 250, 5], [30, 40, 240]], np.uint8)
+    elements = {"PhotometricInterpretation": "PALETTE COLOR"}
+    path = write_dicom(tmp_path / "a.dcm", indices, **elements)
+    dataset = pydicom.dcmread(path)
+    for column, name in enumerate(("Red", "Green", "Blue")):
+        entries = (np.append(palette[:, column], 0).astype(int) * factor).astype(f"<u{bits // 8}")
+        dataset.add_new(f"{name}PaletteColorLookupTableDescriptor", "US", [4, 0, bits])
+        dataset.add_new(f"{name}PaletteColorLookupTableData", "OW", entries.tobytes())
+    dataset.save_as(path)
+    np.testing.assert_array_equal(read_image(path), palette[indices])
+
+
+def jpeg_bytes(values: np.ndarray, kind: str, **kwargs) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(values).save(buffer, kind, **kwargs)
+    return encapsulate([buffer.getvalue() + bytes(buffer.tell() % 2)])
+
+
+def test_dicom_compressed(tmp_path):
+    smooth = np.add.outer(np.arange(64), 3 * np.arange(48)).astype(np.uint8)
+    colour = np.stack([smooth, 255 - smooth, smooth // 2], axis=-1)
+    size = {"Rows": 64, "Columns": 48}
+    grey = write_dicom(tmp_path / "a.dcm", jpeg_bytes(smooth, "JPEG", quality=98), JPEGBaseline8Bit, **size)
+    assert np.abs(read_image(grey, 1)[..., 0] - stretched(smooth)).max() < 8
+    size |= {"SamplesPerPixel": 3, "PhotometricInterpretation": "YBR_FULL_422"}
+    data = jpeg_bytes(colour, "JPEG", quality=98, subsampling=1)
+    rgb = read_image(write_dicom(tmp_path / "b.dcm", data, JPEGBaseline8Bit, **size))
+    assert np.abs(rgb.astype(int) - colour).max() < 12
+    size["PhotometricInterpretation"] = "YBR_RCT"
+    data = jpeg_bytes(colour, "JPEG2000", irreversible=False, mct=1, no_jp2=True)
+    np.testing.assert_array_equal(
+        read_image(write_dicom(tmp_path / "c.dcm", data, JPEG2000Lossless, **size)), colour
+    )
+
+
+def test_dicom_that_cannot_be_decoded(tmp_path):
+    path = write_dicom(tmp_path / "a.dcm", encapsulate([bytes(64)]), MPEG2MPML)
+    message = refused(path, "1.2.840.10008.1.2.4.100")
+    assert "MPEG2" in message
+    assert "pip install" in message
+
+
+def test_dicom_without_a_decoder(tmp_path, monkeypatch):
+    if pydicom.__version__.startswith("2."):
+        pytest.skip("pydicom 2 keeps its decoders elsewhere")
+    decoders = importlib.import_module("pydicom.pixels.decoders")
+    data = jpeg_bytes(GREY, "JPEG2000", no_jp2=True)
+    path = write_dicom(tmp_path / "a.dcm", data, JPEG2000Lossless)
+    np.testing.assert_array_equal(read_image(path, 1)[..., 0], stretched(GREY))
+    monkeypatch.setattr(decoders.JPEG2000LosslessDecoder, "_available", {})
+    message = refused(path, r"JPEG 2000 .*1\.2\.840\.10008\.1\.2\.4\.90")
+    assert "pip install pylibjpeg" in message
+
+
+def test_dicom_frames_and_missing_pixels(tmp_path):
+    path = write_dicom(tmp_path / "frames.dcm", np.vstack([GREY] * 5), NumberOfFrames=5, Rows=3)
+    refused(path, "5 pages or frames; expected 1")
+    np.testing.assert_array_equal(
+        read_image(write_dicom(tmp_path / "one.dcm", GREY, NumberOfFrames=1), 1)[..., 0], stretched(GREY)
+    )
+    path = write_dicom(tmp_path / "report.dcm", GREY)
+    dataset = pydicom.dcmread(path)
+    del dataset.PixelData
+    dataset.save_as(path)
+    refused(path, "without pixel data")
+
+
+@pytest.mark.parametrize("name", ["IM0001", "1.2.840.113619.2.5.17", "a.DCM"])
+def test_dicom_is_known_by_name_or_mark(tmp_path, name):
+    path = write_dicom(tmp_path / name, GREY)
+    np.testing.assert_array_equal(read_image(path, 1)[..., 0], stretched(GREY))
+    assert list_images(tmp_path) == [path]
+
+
+# NIfTI
+
+
+@pytest.mark.parametrize("name", ["a.nii", "a.nii.gz", "A.NII.GZ"])
+@pytest.mark.parametrize("axes", [(), (1,), (1, 1)])
+def test_nifti_as_itk_writes_a_png(tmp_path, name, axes):
+    path = write_nifti(tmp_path / name, GREY.T.reshape(*GREY.T.shape, *axes))
+    np.testing.assert_array_equal(read_image(path, 1)[..., 0], GREY)
+
+
+@pytest.mark.parametrize(
+    ("diagonal", "expected"),
+    [
+        ((-1, -1, 1), GREY),
+        ((1, -1, 1), GREY[:, ::-1]),
+        ((-1, 1, 1), GREY[::-1]),
+        ((1, 1, 1), GREY[::-1, ::-1]),
+        ((-0.5, -2, -3), GREY),
+    ],
+)
+def test_nifti_follows_its_affine(tmp_path, diagonal, expected):
+    np.testing.assert_array_equal(
+        read_image(write_nifti(tmp_path / "a.nii", GREY.T, diagonal), 1)[..., 0], expected
+    )
+
+
+def test_nifti_with_swapped_axes_and_without_orientation(tmp_path):
+    swapped = np.array([[0, -1, 0, 0], [-1, 0, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]])  # stored [y, x]
+    path = write_nifti(tmp_path / "swapped.nii", GREY, affine=swapped)
+    np.testing.assert_array_equal(read_image(path, 1)[..., 0], GREY)
+    nibabel.Nifti1Image(GREY.T, None).to_filename(tmp_path / "plain.nii")
+    np.testing.assert_array_equal(read_image(tmp_path / "plain.nii", 1)[..., 0], GREY)
+
+
+def test_nifti_slices_of_the_body_stand_upright(tmp_path):
+    # Stored as [left, up] and as [front, up], rows of the array one step apart on each.
+    coronal = np.array([[-1, 0, 0, 0], [0, 0, 1, 0], [0, 1, 0, 0], [0, 0, 0, 1]])
+    sagittal = np.array([[0, 0, 1, 0], [1, 0, 0, 0], [0, 1, 0, 0], [0, 0, 0, 1]])
+    path = write_nifti(tmp_path / "coronal.nii", GREY.T[..., None], affine=coronal)
+    np.testing.assert_array_equal(read_image(path, 1)[..., 0], GREY[::-1])  # head up
+    path = write_nifti(tmp_path / "sagittal.nii", GREY.T[..., None], affine=sagittal)
+    np.testing.assert_array_equal(read_image(path, 1)[..., 0], GREY[::-1, ::-1])  # head up, face left
+
+
+@pytest.mark.parametrize("names", ["RGB", "RGBA"])
+def test_nifti_colour(tmp_path, names):
+    colour = np.dstack([RGB, np.full(GREY.shape, 255, np.uint8)])[..., : len(names)]
+    structured = np.ascontiguousarray(colour.swapaxes(0, 1)).view([(name, "u1") for name in names])[..., 0]
+    path = write_nifti(tmp_path / "struct.nii", structured)
+    assert nibabel.load(path).get_data_dtype().names == tuple(names)
+    np.testing.assert_array_equal(read_image(path), RGB)
+    vectors = colour.swapaxes(0, 1)[:, :, None, None]  # how ITK writes a picture of vectors
+    np.testing.assert_array_equal(read_image(write_nifti(tmp_path / "vectors.nii", vectors)), RGB)
+
+
+@pytest.mark.parametrize("dtype", [np.int16, np.uint16, np.int8, np.float32, np.float64])
+def test_nifti_deep_values_fill_the_range(tmp_path, dtype):
+    values = (GREY // 2).astype(dtype) + dtype(3)
+    path = write_nifti(tmp_path / "a.nii", values.T)
+    np.testing.assert_array_equal(read_image(path, 1)[..., 0], stretched(values))
+
+
+def test_nifti_slope_is_applied(tmp_path):
+    path = write_nifti(tmp_path / "a.nii", GREY.T)
+    raw = bytearray(path.read_bytes())
+    raw[112:120] = struct.pack("<ff", -0.25, 3)
+    path.write_bytes(raw)
+    np.testing.assert_array_equal(read_image(path, 1)[..., 0], stretched(-GREY.astype(float)))
+
+
+def test_nifti_that_is_no_picture(tmp_path):
+    message = refused(write_nifti(tmp_path / "a.nii", np.zeros((4, 3, 5), np.int16)), r"\(4, 3, 5\)")
+    assert "export the slice" in message
+    refused(write_nifti(tmp_path / "b.nii", np.zeros((4, 1, 5), np.int16)), r"\(4, 1, 5\)")
+    refused(write_nifti(tmp_path / "c.nii", np.zeros((4, 3), np.complex64)), "complex")
+    values = GREY.T.astype(np.float32)
+    values[0, 0] = np.nan
+    refused(write_nifti(tmp_path / "d.nii", values), "missing")
+
+
+# Folders
+
+
+def test_list_images(tmp_path):
+    names = ["b/2.PNG", "a.jpg", "b/1.tif", "B.nii.gz", "b/c/x.Dcm", "b.png", "a/z.jpeg"]
+    for name in [
+        *names,
+        ".hidden.png",
+        ".git/a.png",
+        "b/.x/a.png",
+        "notes.txt",
+        "a.png.bak",
+        "a.gz",
+        "README",
+    ]:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(b"-")
+    write_dicom(tmp_path / "b" / "IM1", GREY)
+    write_dicom(tmp_path / "b" / "DICOMDIR", GREY)
+    found = list_images(str(tmp_path))
+    expected = ["B.nii.gz", "a.jpg", "a/z.jpeg", "b.png", "b/1.tif", "b/2.PNG", "b/IM1", "b/c/x.Dcm"]
+    assert [path.relative_to(tmp_path).as_posix() for path in found] == expected
+    assert found == list_images(tmp_path)
+
+
+def test_list_images_relative_and_through_links(tmp_path, monkeypatch):
+    (tmp_path / "data").mkdir()
+    (tmp_path / "other").mkdir()
+    save(tmp_path / "other" / "a.png", GREY)
+    (tmp_path / "data" / "link").symlink_to(tmp_path / "other")
+    (tmp_path / "data" / "loop").symlink_to(tmp_path / "data")
+    monkeypatch.chdir(tmp_path)
+    assert list_images("data") == [Path("data/link/a.png")]
+
+
+def test_list_images_refusals(tmp_path):
+    for name, match in (
+        ("none", "No such file"),
+        ("file.png", "Not a directory"),
+        ("empty", "no image in it"),
+    ):
+        path = tmp_path / name
+        if name == "file.png":
+            save(path, GREY)
+        if name == "empty":
+            path.mkdir()
+            (path / "notes.txt").write_text("-")
+        with pytest.raises(ImageError, match=match) as caught:
+            list_images(path)
+        assert str(path) in str(caught.value)
+        assert ".nii.gz" in str(caught.value)
+
+
+# Real images
+
+
+def test_real_chest_films(real_data):
+    """The two films hold the same pixels; one says that low values are bright."""
+    first, second = (read_image(real_data / "samples" / f"chest_cr_{n}.dcm", 1) for n in (1, 2))
+    assert first.shape == second.shape == (1024, 1024, 1)
+    np.testing.assert_array_equal(first, 255 - second)
+    assert second[500, 520:560].mean() > 150  # the spine is brighter than the lung beside it
+    assert second[400, 250:350].mean() < second[500, 520:560].mean() - 40
+    assert second[800:1000, 200:400].mean() > second[300:500, 250:350].mean() + 40  # liver below lung
+
+
+def test_real_ct_and_png(real_data):
+    ct = read_image(real_data / "samples" / "CT_small.dcm", 1)[..., 0]
+    np.testing.assert_array_equal(
+        ct, stretched(pydicom.dcmread(real_data / "samples/CT_small.dcm").pixel_array)
+    )
+    assert ct[20:60, :20].mean() < 40 < ct[20:30, 60:70].mean()  # lung at the side, vertebra in the middle
+    for path in sorted((real_data / "samples").glob("*.png")):
+        np.testing.assert_array_equal(read_image(path, 1)[..., 0], np.asarray(Image.open(path)))
+
+
+def test_real_volume_is_refused(real_data):
+    refused(real_data / "samples" / "hippocampus_001_image.nii.gz", r"\(35, 51, 35\)")

@@ -1,0 +1,451 @@
+"""The figures against MedMNIST's evaluator, scikit-learn and loops written out."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from ignite.engine import Engine
+from medmnist.evaluator import Evaluator, getACC, getAUC
+from monai.bundle import ConfigParser
+from monai.data import decollate_batch
+from monai.handlers import IgniteMetricHandler, from_engine
+from sklearn import metrics as reference
+
+from lsanet.metrics import (
+    TASKS,
+    EpochScore,
+    accuracy,
+    auc,
+    confusion,
+    expected_calibration_error,
+    per_class,
+    sensitivity_specificity,
+    summary,
+    threshold_at_specificity,
+    undefined_classes,
+)
+
+MULTI_CLASS, BINARY, ORDINAL, MULTI_LABEL = TASKS
+FLAGS = {MULTI_CLASS: "bloodmnist", BINARY: "breastmnist", ORDINAL: "retinamnist", MULTI_LABEL: "chestmnist"}
+WIDTHS = {MULTI_CLASS: 8, BINARY: 2, ORDINAL: 5, MULTI_LABEL: 14}
+
+
+def predictions(task, seed=0, n=120, tied=False, width=None):
+    """Targets as MedMNIST stores them, (N, 1) or (N, K), and probabilities; ties are multiples of 1/8."""
+    rng, width = np.random.default_rng(seed), width or WIDTHS[task]
+    if task == MULTI_LABEL:
+        targets = rng.integers(0, 2, (n, width))
+        probabilities = np.clip(0.3 * targets + rng.uniform(0, 0.7, (n, width)), 0, 1)
+        if tied:
+            probabilities = np.round(probabilities * 8) / 8
+    else:
+        targets = rng.permutation(np.arange(n) % width)[:, None]
+        probabilities = rng.dirichlet(np.ones(width), n) * 0.6
+        probabilities[np.arange(n), targets[:, 0]] += 0.4
+        if tied:
+            counts = np.floor(probabilities * 8)
+            counts[:, 0] += 8 - counts.sum(axis=1)
+            probabilities = counts / 8
+    return targets.astype(np.uint8), probabilities
+
+
+def names(task, width=None):
+    return [f"class {k}" for k in range(width or WIDTHS[task])]
+
+
+@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize("tied", [False, True])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_auc_and_accuracy_are_those_of_medmnist(task, tied, dtype):
+    for seed in range(3):
+        targets, probabilities = predictions(task, seed, tied=tied)
+        probabilities = probabilities.astype(dtype)
+        assert auc(targets, probabilities, task) == pytest.approx(
+            getAUC(targets, probabilities, task), rel=1e-13
+        )
+        assert accuracy(targets, probabilities, task) == pytest.approx(
+            getACC(targets, probabilities, task), rel=1e-13
+        )
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_summary_is_that_of_the_medmnist_evaluator(task, tmp_path):
+    targets, probabilities = predictions(task)
+    np.savez(tmp_path / f"{FLAGS[task]}.npz", test_labels=targets)
+    expected = Evaluator(FLAGS[task], "test", root=str(tmp_path)).evaluate(probabilities)
+    got = summary(targets, probabilities, task, names(task))
+    assert (got["auc"], got["acc"]) == pytest.approx((expected.AUC, expected.ACC), rel=1e-13)
+
+
+@pytest.mark.parametrize("tied", [False, True])
+@pytest.mark.parametrize("task", [MULTI_CLASS, BINARY, ORDINAL])
+def test_summary_of_one_label_an_image_is_that_of_scikit_learn(task, tied):
+    targets, probabilities = predictions(task, seed=3, tied=tied)
+    got = summary(targets, probabilities, task, names(task))
+    truth = targets.ravel()
+    decided = (probabilities[:, 1] > 0.5).astype(int) if task == BINARY else probabilities.argmax(axis=1)
+    expected = {
+        "auc": getAUC(targets, probabilities, task),
+        "acc": reference.accuracy_score(truth, decided),
+        "macro_f1": reference.f1_score(truth, decided, average="macro"),
+        "balanced_accuracy": reference.balanced_accuracy_score(truth, decided),
+        "ece": ece_loop(probabilities[np.arange(len(truth)), decided], decided == truth, 15),
+        "nll": reference.log_loss(truth, probabilities, labels=range(WIDTHS[task])),
+        "n": 120,
+    }
+    if task == ORDINAL:
+        expected["quadratic_kappa"] = reference.cohen_kappa_score(truth, decided, weights="quadratic")
+    if task == BINARY:
+        expected["sensitivity"] = reference.recall_score(truth, decided)
+        expected["specificity"] = reference.recall_score(truth, decided, pos_label=0)
+    assert got == pytest.approx(expected, rel=1e-12)
+    assert {type(value) for value in got.values()} == {float, int}
+
+
+@pytest.mark.parametrize("tied", [False, True])
+def test_summary_of_several_labels_an_image_is_that_of_scikit_learn(tied):
+    targets, probabilities = predictions(MULTI_LABEL, seed=3, tied=tied)
+    decided = probabilities > 0.5
+    columns = range(targets.shape[1])
+    confidence = np.where(decided, probabilities, 1 - probabilities)
+    assert summary(targets, probabilities, MULTI_LABEL, names(MULTI_LABEL)) == pytest.approx(
+        {
+            "auc": getAUC(targets, probabilities, MULTI_LABEL),
+            "acc": (decided == targets).mean(),
+            "macro_f1": reference.f1_score(targets, decided, average="macro"),
+            "balanced_accuracy": np.mean(
+                [reference.balanced_accuracy_score(targets[:, k], decided[:, k]) for k in columns]
+            ),
+            "ece": ece_loop(confidence.ravel(), (decided == targets).ravel(), 15),
+            "nll": np.mean([reference.log_loss(targets[:, k], probabilities[:, k]) for k in columns]),
+            "n": 120,
+        },
+        rel=1e-12,
+    )
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_rows_by_class_are_those_of_scikit_learn(task):
+    targets, probabilities = predictions(task, seed=4)
+    rows = per_class(targets, probabilities, task, names(task))
+    assert [row["class"] for row in rows] == names(task)
+    for k, row in enumerate(rows):
+        if task == MULTI_LABEL:
+            truth, decided = targets[:, k] == 1, probabilities[:, k] > 0.5
+        else:
+            truth = targets.ravel() == k
+            decided = probabilities.argmax(axis=1) == k
+        assert row["support"] == truth.sum()
+        assert row["precision"] == pytest.approx(reference.precision_score(truth, decided))
+        assert row["recall"] == pytest.approx(reference.recall_score(truth, decided))
+        assert row["specificity"] == pytest.approx(reference.recall_score(~truth, ~decided))
+        assert row["f1"] == pytest.approx(reference.f1_score(truth, decided))
+        assert row["auc"] == pytest.approx(reference.roc_auc_score(truth, probabilities[:, k]))
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_confusion_is_that_of_scikit_learn(task):
+    targets, probabilities = predictions(task, seed=5)
+    got = confusion(targets, probabilities, task, WIDTHS[task])
+    if task == MULTI_LABEL:
+        expected = reference.multilabel_confusion_matrix(targets, probabilities > 0.5)
+    else:
+        expected = reference.confusion_matrix(targets.ravel(), probabilities.argmax(axis=1))
+    np.testing.assert_array_equal(got, expected)
+    with pytest.raises(ValueError, match="num_classes is 3"):
+        confusion(targets, probabilities, task, 3)
+
+
+@pytest.mark.parametrize("task", [MULTI_CLASS, ORDINAL])
+def test_an_absent_class_leaves_means_undefined(task, caplog):
+    targets, probabilities = predictions(task)
+    kept = targets.ravel() != 2
+    targets, probabilities = targets[kept], probabilities[kept]
+    classes = names(task)
+    got = summary(targets, probabilities, task, classes)
+    assert math.isnan(auc(targets, probabilities, task))
+    assert math.isnan(got["auc"]) and math.isnan(got["balanced_accuracy"])
+    assert got["acc"] == pytest.approx(getACC(targets, probabilities, task))
+    assert undefined_classes(targets, probabilities, task, classes) == ["class 2"]
+    assert "class 2" in caplog.text
+    rows = per_class(targets, probabilities, task, classes)
+    assert [math.isnan(row["auc"]) for row in rows] == [k == 2 for k in range(len(classes))]
+    assert rows[2]["support"] == 0 and math.isnan(rows[2]["recall"])
+
+
+@pytest.mark.filterwarnings("error")
+def test_one_class_alone():
+    probabilities = np.array([[0.9, 0.1], [0.6, 0.4]])
+    got = summary([0, 0], probabilities, BINARY, ["benign", "malignant"])
+    assert undefined_classes([0, 0], probabilities, BINARY, ["benign", "malignant"]) == [
+        "benign",
+        "malignant",
+    ]
+    assert math.isnan(got["auc"]) and math.isnan(got["macro_f1"]) and math.isnan(got["sensitivity"])
+    assert (got["specificity"], got["acc"], got["n"]) == (1, 1, 2)
+    assert math.isnan(summary([0], [[0.8, 0.2]], ORDINAL, ["low", "high"])["quadratic_kappa"])
+    targets, labels = np.array([[1, 0], [1, 1]]), np.array([[0.9, 0.2], [0.7, 0.6]])
+    assert math.isnan(auc(targets, labels, MULTI_LABEL))
+    assert undefined_classes(targets, labels, MULTI_LABEL, ["a", "b"]) == ["a"]
+    assert math.isnan(summary(targets, labels, MULTI_LABEL, ["a", "b"])["balanced_accuracy"])
+
+
+def test_several_labels_may_be_one_column():
+    targets, probabilities = predictions(MULTI_LABEL, width=1)
+    assert auc(targets, probabilities, MULTI_LABEL) == pytest.approx(
+        reference.roc_auc_score(targets[:, 0], probabilities[:, 0])
+    )
+    assert confusion(targets, probabilities, MULTI_LABEL, 1).shape == (1, 2, 2)
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_certain_and_wrong_prediction_has_a_finite_likelihood():
+    got = summary([0, 1], [[0.0, 1.0], [0.0, 1.0]], BINARY, ["a", "b"])
+    assert got["nll"] == pytest.approx(-math.log(np.finfo(float).eps) / 2)
+
+
+def test_tensors_and_rounding_errors_are_accepted():
+    targets, probabilities = predictions(MULTI_CLASS)
+    expected = auc(targets, probabilities, MULTI_CLASS)
+    tensor = torch.tensor(probabilities, requires_grad=True)
+    assert auc(torch.tensor(targets), tensor, MULTI_CLASS) == expected
+    assert accuracy([0, 1], [[1 + 1e-7, -1e-7], [1e-4, 1]], MULTI_CLASS) == 1
+
+
+@pytest.mark.parametrize(
+    ("targets", "probabilities", "task", "message"),
+    [
+        ([0, 1], [[0.5, 0.5]] * 2, "multiclass", "task must be one of .* got 'multiclass'"),
+        ([0, 1], [0.5, 0.5], MULTI_CLASS, r"probabilities must be \(N > 0, K >= 2\).* got \(2,\)"),
+        ([], np.zeros((0, 3)), MULTI_CLASS, r"got \(0, 3\)"),
+        ([0, 1], [[1.0], [1.0]], MULTI_CLASS, r"got \(2, 1\)"),
+        ([0, 1], [[0.2, 0.3, 0.5]] * 2, BINARY, r"\(N > 0, 2\).* got \(2, 3\)"),
+        ([0, 1], [[0.5, math.nan]] * 2, BINARY, "probabilities must be finite, got 2"),
+        ([0, 1], [[0.5, "high"]] * 2, BINARY, "probabilities must be an array of numbers, got list"),
+        ([0, 1], [[2.0, -1.0]] * 2, BINARY, r"within \[0, 1\], got -1 to 2"),
+        ([0, 1], [[0.5, 0.5], [0.5, 0.6]], BINARY, "sum to 1 within 0.001 .* row 1 sums to 1.1"),
+        ([0, 1, 1], [[0.5, 0.5]] * 2, BINARY, r"targets must be \(2,\) .* got \(3,\)"),
+        ([[0, 1]], [[0.5, 0.5]] * 2, BINARY, r"got \(1, 2\)"),
+        ([0, 2], [[0.5, 0.5]] * 2, BINARY, "whole numbers from 0 to 1 .* got 2"),
+        ([0, -1], [[0.5, 0.5]] * 2, MULTI_CLASS, "got -1"),
+        ([0, 0.5], [[0.5, 0.5]] * 2, ORDINAL, "got 0.5"),
+        ([0, math.nan], [[0.5, 0.5]] * 2, ORDINAL, "targets must be finite"),
+        ([0, 1], [[0.5, 0.5]] * 2, MULTI_LABEL, r"targets must be \(2, 2\) .* got \(2,\)"),
+        ([[0, 2]], [[0.5, 0.9]], MULTI_LABEL, "from 0 to 1 .* got 2"),
+    ],
+)
+@pytest.mark.parametrize("figure", [auc, accuracy])
+def test_wrong_input_is_refused(figure, targets, probabilities, task, message):
+    with pytest.raises(ValueError, match=message):
+        figure(targets, probabilities, task)
+
+
+@pytest.mark.parametrize("figure", [summary, per_class, undefined_classes])
+@pytest.mark.parametrize("classes", [["a"], ["a", "b", "c"], "ab"])
+def test_names_must_fit_the_columns(figure, classes):
+    with pytest.raises(ValueError, match="classes must be 2 names"):
+        figure([0, 1], [[0.5, 0.5]] * 2, BINARY, classes)
+
+
+def ece_loop(confidence, correct, bins):
+    """Every bin (lower, upper], the first with 0 too."""
+    edges, total = np.linspace(0, 1, bins + 1), 0.0
+    for k in range(bins):
+        inside = [
+            i
+            for i, c in enumerate(confidence)
+            if edges[k] < c <= edges[k + 1] or (k == 0 and c == 0) or (k == bins - 1 and c > 1)
+        ]
+        if inside:
+            accuracy_ = sum(bool(correct[i]) for i in inside) / len(inside)
+            mean = sum(confidence[i] for i in inside) / len(inside)
+            total += len(inside) / len(confidence) * abs(accuracy_ - mean)
+    return total
+
+
+@pytest.mark.parametrize("bins", [1, 4, 15])
+@pytest.mark.parametrize("on_edges", [False, True])
+def test_calibration_error_is_that_of_a_loop(bins, on_edges):
+    rng = np.random.default_rng(bins)
+    confidence = rng.choice(np.linspace(0, 1, 2 * bins + 1), 200) if on_edges else rng.uniform(0, 1, 200)
+    correct = rng.uniform(0, 1, 200) < 0.5
+    expected = ece_loop(confidence, correct, bins)
+    assert expected_calibration_error(confidence, correct, bins) == pytest.approx(expected, abs=1e-12)
+
+
+def test_calibration_error_by_hand():
+    assert expected_calibration_error([0.9, 0.9, 0.9, 0.9], [1, 1, 1, 0]) == pytest.approx(0.15)
+    assert expected_calibration_error([1, 1], [True, True]) == 0
+    assert expected_calibration_error([0, 1], [True, False]) == 1
+
+
+@pytest.mark.parametrize(
+    ("confidence", "correct", "bins", "message"),
+    [
+        ([], [], 15, r"got \(0,\)"),
+        ([0.5], [1, 0], 15, r"got \(1,\) and \(2,\)"),
+        ([[0.5]], [[1]], 15, r"got \(1, 1\)"),
+        ([1.5], [1], 15, "within"),
+        ([math.nan], [1], 15, "finite"),
+        ([0.5], [2], 15, "true or false"),
+        ([0.5], [1], 0, "bins must be a positive integer, got 0"),
+        ([0.5], [1], 1.5, "got 1.5"),
+    ],
+)
+def test_calibration_error_refuses(confidence, correct, bins, message):
+    with pytest.raises(ValueError, match=message):
+        expected_calibration_error(confidence, correct, bins)
+
+
+@pytest.mark.parametrize("tied", [False, True])
+@pytest.mark.parametrize("wanted", [0.05, 0.5, 0.8, 0.9, 0.95, 0.999])
+def test_threshold_is_the_smallest_of_all_tried(wanted, tied):
+    for seed in range(4):
+        targets, probabilities = predictions(BINARY, seed, n=40, tied=tied)
+        truth, scores = targets.ravel(), probabilities[:, 1]
+        best = None
+        for threshold in [*sorted(set(scores)), np.nextafter(scores.max(), 2)]:
+            positive = scores >= threshold
+            if np.mean(~positive[truth == 0]) >= wanted:
+                best = (threshold, np.mean(positive[truth == 1]), np.mean(~positive[truth == 0]))
+                break
+        got = threshold_at_specificity(targets, probabilities, wanted)
+        assert tuple(got.values()) == pytest.approx(best, abs=0)
+        assert list(got) == ["threshold", "sensitivity", "specificity"]
+        applied = sensitivity_specificity(targets, probabilities, got["threshold"])
+        assert applied == {key: got[key] for key in ("sensitivity", "specificity")}
+
+
+def test_threshold_where_every_score_is_the_same():
+    got = threshold_at_specificity([0, 1], [[0.0, 1.0]] * 2, 0.9)
+    assert got["threshold"] == np.nextafter(1, 2)
+    assert (got["sensitivity"], got["specificity"]) == (0, 1)
+
+
+def test_threshold_is_applied_to_other_data():
+    probabilities = [[0.8, 0.2], [0.4, 0.6], [0.6, 0.4], [0.1, 0.9]]
+    got = sensitivity_specificity([0, 0, 1, 1], probabilities, 0.4)
+    assert got == {"sensitivity": 1, "specificity": 0.5}
+    alone = sensitivity_specificity([1, 1], probabilities[:2], 0.6)
+    assert alone["sensitivity"] == 0.5 and math.isnan(alone["specificity"])
+
+
+@pytest.mark.parametrize(
+    ("targets", "probabilities", "specificity", "message"),
+    [
+        ([0, 1], [[0.5, 0.5]] * 2, 0, "between 0 and 1, both excluded, got 0"),
+        ([0, 1], [[0.5, 0.5]] * 2, 1, "got 1"),
+        ([0, 1], [[0.5, 0.5]] * 2, math.nan, "got nan"),
+        ([0, 0], [[0.5, 0.5]] * 2, 0.9, "Both classes are needed .* all targets are 0"),
+        ([1, 1], [[0.5, 0.5]] * 2, 0.9, "all targets are 1"),
+        ([0, 1], [[0.2, 0.3, 0.5]] * 2, 0.9, r"got \(2, 3\)"),
+        ([0, 2], [[0.5, 0.5]] * 2, 0.9, "from 0 to 1"),
+    ],
+)
+def test_threshold_refuses(targets, probabilities, specificity, message):
+    with pytest.raises(ValueError, match=message):
+        threshold_at_specificity(targets, probabilities, specificity)
+
+
+def test_an_infinite_threshold_is_refused():
+    with pytest.raises(ValueError, match="threshold must be a finite number"):
+        sensitivity_specificity([0, 1], [[0.5, 0.5]] * 2, math.inf)
+
+
+@pytest.mark.parametrize("decollated", [False, True])
+@pytest.mark.parametrize("score", ["auc", "acc"])
+@pytest.mark.parametrize("task", TASKS)
+def test_epoch_score_in_an_ignite_engine(task, score, decollated):
+    def step(engine, rows):
+        targets, probabilities = data
+        shown = targets[rows] if task == MULTI_LABEL else targets[rows, 0]
+        batch = {"pred": torch.tensor(probabilities[rows]), "label": torch.tensor(shown)}
+        return decollate_batch(batch) if decollated else batch
+
+    config = {
+        "_target_": "IgniteMetricHandler",
+        "metric_fn": {"_target_": "lsanet.metrics.EpochScore", "score": score, "task": task},
+        "output_transform": "$monai.handlers.from_engine(['pred', 'label'])",
+    }
+    handler = ConfigParser({"imports": ["$import monai"], "handler": config}).get_parsed_content("handler")
+    assert isinstance(handler, IgniteMetricHandler)
+    engine = Engine(step)
+    handler.attach(engine, "score")
+    reference_score = getAUC if score == "auc" else getACC
+    for seed in (0, 1):  # the second run starts afresh
+        data = predictions(task, seed)
+        state = engine.run(np.array_split(np.arange(120), 7), max_epochs=2)
+        assert state.metrics["score"] == pytest.approx(reference_score(*data, task), rel=1e-12)
+    assert [len(buffer) for buffer in state.metric_details["score"]] == [120, 120]
+
+
+def test_epoch_score_of_half_precision_and_column_labels():
+    score = EpochScore(score="acc", task=BINARY)
+    score(torch.tensor([[0.75, 0.25], [0.25, 0.75]], dtype=torch.float16), torch.tensor([[0.0], [1.0]]))
+    value = score.aggregate()
+    assert value.dtype == torch.float64 and value.item() == 1
+    score.reset()
+    score([torch.tensor([0.75, 0.25]), torch.tensor([0.25, 0.75])], [0, 0])  # numbers, as decollated labels
+    assert score.aggregate().item() == 0.5
+    score.reset()
+    with pytest.raises(ValueError, match="No image was seen"):
+        score.aggregate()
+
+
+def test_epoch_score_without_a_class_is_undefined_and_warns_once(caplog):
+    score = EpochScore(score="auc", task=MULTI_CLASS)
+    score(torch.tensor([[0.7, 0.2, 0.1], [0.2, 0.7, 0.1]]), torch.tensor([0, 1]))
+    assert math.isnan(score.aggregate()) and math.isnan(score.aggregate())
+    assert [record.getMessage()[-8:] for record in caplog.records] == ["class 2."]
+
+
+def test_epoch_score_refuses():
+    with pytest.raises(ValueError, match=r"score must be one of .* got 'f1'"):
+        EpochScore(score="f1", task=BINARY)
+    with pytest.raises(ValueError, match=r"task must be one of .* got 'binary'"):
+        EpochScore(score="auc", task="binary")
+    score, probabilities = EpochScore(score="auc", task=BINARY), torch.tensor([[0.5, 0.5]] * 2)
+    with pytest.raises(ValueError, match="needs targets"):
+        score(probabilities)
+    with pytest.raises(ValueError, match="2 predictions and no targets"):
+        score(list(probabilities))
+    with pytest.raises(ValueError, match="2 predictions and 1 targets"):
+        score(list(probabilities), [1])
+    with pytest.raises(ValueError, match="2 predictions and 3 targets"):
+        score(probabilities, torch.tensor([0, 1, 1]))
+    with pytest.raises(ValueError, match="whole numbers"):
+        score(probabilities, torch.tensor([0.5, 1.0]))
+    score(torch.tensor([[3.0, -2.0], [0.5, 0.5]]), torch.tensor([0, 1]))  # logits
+    with pytest.raises(ValueError, match=r"within \[0, 1\]"):
+        score.aggregate()
+
+
+def score_on_a_rank(rank, folder):
+    """One of two ranks, with unequal shares; writes what it aggregates."""
+    torch.distributed.init_process_group(
+        "gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=2
+    )
+    try:
+        targets, probabilities = predictions(MULTI_CLASS, seed=6)
+        share = slice(0, 50) if rank == 0 else slice(50, None)
+
+        def step(engine, batch):
+            return {"pred": torch.tensor(probabilities[batch]), "label": torch.tensor(targets[batch, 0])}
+
+        engine = Engine(step)
+        transform = from_engine(["pred", "label"])
+        IgniteMetricHandler(
+            metric_fn=EpochScore(score="auc", task=MULTI_CLASS), output_transform=transform
+        ).attach(engine, "auc")
+        state = engine.run(np.array_split(np.arange(120)[share], 3 + rank), max_epochs=1)
+        (folder / f"{rank}.txt").write_text(repr(state.metrics["auc"]))
+    finally:
+        torch.distributed.destroy_process_group()
+
+
+def test_epoch_score_gathers_two_ranks(tmp_path):
+    torch.multiprocessing.spawn(score_on_a_rank, (tmp_path,), nprocs=2)
+    expected = getAUC(*predictions(MULTI_CLASS, seed=6), MULTI_CLASS)
+    for rank in range(2):
+        assert float((tmp_path / f"{rank}.txt").read_text()) == pytest.approx(expected, rel=1e-12)
