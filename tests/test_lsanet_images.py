@@ -254,7 +254,10 @@ def test_16_bit_colour_keeps_its_high_byte_or_is_refused(tmp_path):
 
     np.testing.assert_array_equal(read_image(write("full.png", RGB.astype(int) * 256 + 99)), RGB)
     refused(write("12_bit.png", RGB.astype(int) * 16), "16-bit colour")
-    refused(write("12_bit_alpha.png", np.dstack([GREY.astype(int) * 16, np.full(GREY.shape, 65535)])), "16-bit colour")
+    refused(
+        write("12_bit_alpha.png", np.dstack([GREY.astype(int) * 16, np.full(GREY.shape, 65535)])),
+        "16-bit colour",
+    )
 
 
 ORIENTED = {  # what a viewer shows of the stored rows, after the EXIF standard
@@ -374,9 +377,16 @@ def test_bombs_and_zero_sizes_are_refused(tmp_path, monkeypatch):
 
 def test_large_pictures_and_odd_headers_warn_nobody(tmp_path, monkeypatch, capfd):
     path = save(tmp_path / "a.png", GREY)
+    scan = write_tiff(tmp_path / "a.tif", GREY)
+    raw = scan.read_bytes()
+    exif = struct.pack("<HHII", 34665, 4, 1, len(raw) - 5)  # in place of the orientation, and cut off
+    scan.write_bytes(raw.replace(struct.pack("<HHIHH", 274, 3, 1, 1, 0), exif))
     film = write_dicom(tmp_path / "a.dcm", GREY)
     raw = film.read_bytes()
-    film.write_bytes(raw[:-12] + raw[-12:] + b"")
+    at = raw.index(struct.pack("<HH2s", 0x7FE0, 0x10, b"OB")) + 8
+    film.write_bytes(
+        raw[:at] + struct.pack("<I", 16) + raw[at + 4 :] + bytes(4)
+    )  # pydicom remarks on padding
     plain = write_nifti(tmp_path / "a.nii", GREY)
     header = bytearray(plain.read_bytes())
     header[76:92] = struct.pack("<ffff", 0, 1, 1, 0)  # qfac and pixdim[3] of zero: nibabel remarks on both
@@ -386,7 +396,7 @@ def test_large_pictures_and_odd_headers_warn_nobody(tmp_path, monkeypatch, capfd
     try:
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
-            for file in (path, deep, plain):
+            for file in (path, scan, film, plain):
                 read_image(file)
             with pytest.warns(Image.DecompressionBombWarning):  # the filters are as they were
                 Image.open(path).close()
@@ -466,8 +476,10 @@ def test_dicom_modality_and_voi_tables(tmp_path):
     path = write_dicom(tmp_path / "a.dcm", stored, **sequences)
     expected = np.rint(np.array([[4000, 800, 1600], [3200, 2400, 0]]) / 4095 * 255)
     np.testing.assert_array_equal(read_image(path, 1)[..., 0], expected)
-    rescaled = {"RescaleSlope": 10, "RescaleIntercept": 0, "VOILUTSequence": [voi]}
-    path = write_dicom(tmp_path / "b.dcm", stored, **rescaled)  # rescaled values are real numbers
+    rescaled = {"RescaleSlope": 9.9, "RescaleIntercept": 0, "VOILUTSequence": [voi]}
+    path = write_dicom(
+        tmp_path / "b.dcm", stored, **rescaled
+    )  # rescaled values are real numbers: 9.9 is entry 10
     expected = np.rint(stored * 800.0 / 4095 * 255)
     np.testing.assert_array_equal(read_image(path, 1)[..., 0], expected)
 
@@ -516,7 +528,7 @@ def test_dicom_colour(tmp_path):
     refused(unknown, "HSV")
 
 
-@pytest.mark.parametrize(("bits", "factor"), [(8, 1), (16, 257), (16, 1)])
+@pytest.mark.parametrize(("bits", "factor"), [(8, 1), (16, 256), (16, 1)])
 def test_dicom_palette(tmp_path, bits, factor):
     indices = np.array([[0, 1, 2], [2, 2, 1]], np.uint8)
     palette = np.array([[200, 10, 20], [3, 250, 5], [30, 40, 240]], np.uint8)
@@ -552,6 +564,16 @@ def test_dicom_compressed(tmp_path):
     np.testing.assert_array_equal(
         read_image(write_dicom(tmp_path / "c.dcm", data, JPEG2000Lossless, **size)), colour
     )
+
+
+def test_truncated_compressed_dicom_is_refused(tmp_path):
+    smooth = np.add.outer(np.arange(64), 3 * np.arange(48)).astype(np.uint8)
+    data = jpeg_bytes(smooth, "JPEG", quality=98)
+    path = write_dicom(tmp_path / "a.dcm", data, JPEGBaseline8Bit, Rows=64, Columns=48)
+    whole = path.read_bytes()
+    for part in (0.6, 0.95):
+        path.write_bytes(whole[: int(len(whole) * part)])
+        refused(path, "cut off")
 
 
 def test_dicom_that_cannot_be_decoded(tmp_path):
@@ -645,7 +667,10 @@ def test_nifti_colour(tmp_path, names):
     assert nibabel.load(path).get_data_dtype().names == tuple(names)
     np.testing.assert_array_equal(read_image(path), RGB)
     vectors = colour.swapaxes(0, 1)[:, :, None, None]  # how ITK writes a picture of vectors
-    np.testing.assert_array_equal(read_image(write_nifti(tmp_path / "vectors.nii", vectors)), RGB)
+    pixels = read_image(write_nifti(tmp_path / "vectors.nii", vectors))
+    np.testing.assert_array_equal(pixels, RGB)
+    assert pixels.flags.c_contiguous
+    assert pixels.flags.writeable
 
 
 @pytest.mark.parametrize("dtype", [np.int16, np.uint16, np.int8, np.float32, np.float64])

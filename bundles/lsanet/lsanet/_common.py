@@ -65,6 +65,8 @@ def read_settings(bundle_root: str, config_name: str) -> Settings:
     files = {p.name: json.loads(p.read_text(encoding="utf-8")) for p in sorted(folder.glob("*.json"))}
     defaults = files[config_name]
     parser = calling_parser()
+    if parser is not None:
+        _read_words(parser, defaults)
     current: Mapping[str, Any] = parser.config if parser is not None else defaults  # type: ignore[assignment]
     known = {key.lstrip("+~") for content in files.values() for key in content} | _CONSUMER_KEYS
     names = _setting_names(defaults)
@@ -74,6 +76,20 @@ def read_settings(bundle_root: str, config_name: str) -> Settings:
     values = {k: current.get(k) for k in names} if parser is None else {k: parser.get_parsed_content(k) for k in names}
     changed = {k: values[k] for k in names if current.get(k) != defaults[k]}
     return Settings(values, changed)
+
+
+def _read_words(parser: ConfigParser, defaults: Mapping[str, Any]) -> None:
+    # The command line hands over `--resume true` as the text "true", which would count as true even as "false".
+    words = {"true": True, "false": False, "null": None, "none": None}
+    for name, default in defaults.items():
+        text = parser.config.get(name)  # type: ignore[union-attr]
+        if not isinstance(text, str) or not (isinstance(default, bool) or default is None):
+            continue
+        word = words.get(text.lower(), text)
+        if type(word) is type(default):
+            parser.config[name] = word  # type: ignore[index]
+            parser.ref_resolver.items[name].update_config(word)
+            parser.ref_resolver.resolved_content[name] = word
 
 
 def _setting_names(config: Mapping[str, Any]) -> list[str]:

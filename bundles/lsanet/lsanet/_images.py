@@ -185,7 +185,7 @@ def _read_dicom(path: Path) -> np.ndarray:
     with _quiet():
         dataset = pydicom.dcmread(path)
         if not any(key in dataset for key in ("PixelData", "FloatPixelData", "DoubleFloatPixelData")):
-            raise _refusal(path, "DICOM without pixel data", "leave it out or export it again")
+            raise _refusal(path, "DICOM without pixel data, or cut off", "leave it out or export it again")
         _check_shape(path, *(dataset.get(key) for key in ("Rows", "Columns", "NumberOfFrames")))
         try:
             pixels = dataset.pixel_array

@@ -142,6 +142,8 @@ class RunRecord:
     def __call__(self, engine: Engine) -> None:
         """Record the epoch that has just ended."""
         row = {"epoch": engine.state.epoch, **_scalars("train", engine.state.metrics)}
+        # Not in the history, which two runs of one seed have the same to the last digit.
+        speed = row.pop("train_images_per_second", None)
         row["learning_rate"] = self.learning_rate
         validated = engine.state.epoch % self.val_interval == 0
         if validated:
@@ -151,6 +153,8 @@ class RunRecord:
         random_states = self._random_states()
         if self.rank == 0:
             self._write_epoch(engine, row, random_states)
+            if speed is not None:
+                self._writer.add_scalar("train/images_per_second", speed, engine.state.epoch)
         stop = self.early_stop_patience and self.without_improvement >= self.early_stop_patience
         if stop:
             logger.info("no better validation %s in %d validations: stopping early", self.key_metric, self.without_improvement)
@@ -165,6 +169,8 @@ class RunRecord:
         self.without_improvement = 0
         self.best = {"epoch": engine.state.epoch, "value": value}
         if self.rank == 0:
+            # A temperature fitted to other weights would go on changing the probabilities of these.
+            (self.ckpt_dir / "calibration.json").unlink(missing_ok=True)
             info = self.model_info | {"best_epoch": engine.state.epoch, f"val_{self.key_metric}": value}
             save_model(self.ckpt_dir / "model.pt", self.shipped.state_dict(), info)
 

@@ -136,6 +136,12 @@ def read_calibration(path: str | os.PathLike[str]) -> dict[str, Any]:
     return record
 
 
+def read_temperature(ckpt_path: str | os.PathLike[str]) -> float:
+    """Temperature of the ``calibration.json`` beside weights; 1 if they were not calibrated."""
+    path = Path(ckpt_path).with_name("calibration.json")
+    return float(read_calibration(path)["temperature"]) if path.is_file() else 1.0
+
+
 def _check_record(record: Any, path: Path) -> None:
     """Raise a ValueError that names the file and the key where a calibration is not one."""
     _check_keys(record, path, "", _NUMBERS)

@@ -1,6 +1,7 @@
 """Final figures of a run: validation and test, calibration, predictions, figures and the report."""
 
 import logging
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +13,7 @@ from torch.utils.data import DataLoader
 
 from ._common import Settings, read_json, versions, write_json
 from ._records import rank_and_size, read_history, table
-from .calibration import fit_temperature, write_calibration
+from .calibration import fit_temperature, read_temperature, write_calibration
 from .data import EpochBatches, ImageData, ImageSet
 from .metrics import BINARY, confusion, per_class, sensitivity_specificity, summary, threshold_at_specificity
 from .predictions import prediction_rows, write_predictions
@@ -38,7 +39,7 @@ class Outcome:
 class Evaluation:
     """Evaluates the weights of a run on validation and test and writes what a run leaves.
 
-    Writes `metrics.json`, `predictions.csv` (test), `calibration.json`, `figures/` and `report.html` to `output_dir`.
+    Writes `metrics.json`, `predictions.csv` (test), `figures/` and `report.html` to `output_dir`.
 
     Args:
         data: The data set.
@@ -50,7 +51,9 @@ class Evaluation:
         node_names: Names of the trained network's output nodes, for the figure of beta.
         device: Where to compute.
         amp: Whether to use half precision on a GPU.
-        calibrate: Whether to fit a temperature on validation and use it for all probabilities.
+        calibrate: Whether to fit a temperature on validation and use it for all probabilities. If not, that of the
+            weights is used, if they have one.
+        ckpt_dir: Where `calibration.json` goes.
         target_specificity: For binary tasks: specificity at which the sensitivity is given; the threshold is chosen
             on validation.
         max_beta_ratio: Largest ratio of two betas that the variant can reach, or None; for the figure.
@@ -62,6 +65,7 @@ class Evaluation:
         data: ImageData,
         network: torch.nn.Module,
         ckpt_path: str,
+        ckpt_dir: str,
         preprocess: Any,
         output_dir: str,
         settings: Settings,
@@ -75,6 +79,7 @@ class Evaluation:
         self.data = data
         self.network = network
         self.ckpt_path = Path(ckpt_path)
+        self.calibration_path = Path(ckpt_dir) / "calibration.json"
         self.prepare_batch = PrepareBatch(preprocess)
         self.preprocess = preprocess
         self.output_dir = Path(output_dir)
@@ -164,24 +169,21 @@ class Evaluation:
         return Outcome(outcome.logits, probabilities.numpy(), outcome.targets, uncertainty)
 
     def _calibrate(self, val: Outcome) -> tuple[float, dict[str, Any] | None]:
-        temperature = 1.0
-        calibrated = val
         if self.calibrate:
             temperature = fit_temperature(val.logits, val.targets, self.data.multi_label)
-            calibrated = self._at_temperature(val, temperature)
+        else:
+            # Weights that were calibrated before are evaluated as inference uses them.
+            temperature = read_temperature(self.ckpt_path)
+        calibrated = self._at_temperature(val, temperature)
         operating_point = None
         if self.data.task == BINARY:
             point = threshold_at_specificity(val.targets, calibrated.probabilities, self.target_specificity)
             operating_point = {**point, "target_specificity": self.target_specificity, "fitted_on": "validation"}
-        path = self.ckpt_path.with_name("calibration.json")
         if not self.calibrate:
-            # One of an earlier evaluation would go on changing the probabilities of inference.
-            if path.parent == self.output_dir:
-                path.unlink(missing_ok=True)
             return temperature, operating_point
         before, after = (self._summary(o) for o in (val, calibrated))
         write_calibration(
-            path,
+            self.calibration_path,
             temperature,
             fitted_on="validation",
             n=len(val.targets),
@@ -282,6 +284,6 @@ class Evaluation:
         logger.info(
             "next, on a folder of your images: python -m monai.bundle run --config_file %s --ckpt_path %s "
             "--dataset_dir FOLDER",
-            Path(self.settings.get("bundle_root", "")) / "configs" / "inference.json",
+            Path(os.path.relpath(Path(__file__).parents[1] / "configs" / "inference.json")),
             self.ckpt_path,
         )

@@ -35,8 +35,6 @@ class Opening:
 
     def show(self) -> None:
         """Log it, on rank 0."""
-        # Ignite announces every start and end of every engine; the run's own lines say it better.
-        logging.getLogger("ignite").setLevel(logging.WARNING)
         if rank_and_size()[0] != 0:
             logging.getLogger().setLevel(logging.WARNING)
             return

@@ -146,7 +146,6 @@ def predict(
         decollate=False,
         amp=amp,
     )
-    evaluator.logger.setLevel("WARNING")
     evaluator.add_event_handler(Events.ITERATION_COMPLETED, collect)
     evaluator.run()
     return torch.cat(logits), torch.cat(disagreement) if disagreement else None

@@ -1,0 +1,260 @@
+"""Inference on a folder or a list of image files: predictions, overlays, the least certain images."""
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from ignite.engine import Engine, Events
+from monai.visualize import GradCAM
+from torch import nn
+from torch.utils.data import Dataset
+
+from . import _report, figures
+from ._common import Settings, SettingsError, read_json
+from ._images import ImageError, list_images, read_image
+from ._records import log_to_file
+from .backbones import DenseNetBackbone, ResNetBackbone, VGGBackbone
+from .datalists import read_file_list
+from .network import NodeEnsemble
+from .predictions import prediction_rows, write_predictions
+from .shipped import NodeInferer, normalised_entropy
+from .transforms import Preprocess
+
+logger = logging.getLogger(__name__)
+
+
+def read_model_info(ckpt_path: str) -> dict[str, Any]:
+    """What weights are: the `.json` of the same name beside them (network, classes, preprocessing).
+
+    Raises:
+        FileNotFoundError: If it is missing: without it the classes would be a guess.
+    """
+    path = Path(ckpt_path).with_suffix(".json")
+    info = read_json(path, f"the description of {Path(ckpt_path).name}: a run writes both, keep them together")
+    needed = ("classes", "backbone", "image_size", "keep_aspect", "mean", "std", "task")
+    if missing := [name for name in needed if name not in info]:
+        raise ValueError(f"{path}: {', '.join(missing)} missing; expected the file that a run of this bundle writes")
+    return info
+
+
+def find_images(dataset_dir: str | None, datalist: str | None = None) -> list[dict[str, str]]:
+    """Files to predict, as dictionaries with `image` (path) and `file` (name in the tables).
+
+    All images below the folder; or those of a list, whose relative paths start at the folder, by default the list's.
+    Without either the list is empty: consumers that hand over single images need no folder.
+    """
+    if datalist is not None:
+        root = Path(dataset_dir) if dataset_dir else Path(datalist).parent
+        return [{"image": str(root / file), "file": file} for file in read_file_list(Path(datalist))]
+    if dataset_dir is None:
+        return []
+    root = Path(dataset_dir)
+    if root.is_file():
+        return [{"image": str(root), "file": root.name}]
+    found = list_images(root)
+    others = [p for p in root.rglob("*") if p.is_file() and p not in set(found) and not p.name.startswith(".")]
+    if others:
+        some = ", ".join(sorted(p.relative_to(root).as_posix() for p in others)[:5])
+        logger.warning("%d files are not images by their ending and are left out: %s", len(others), some)
+    return [{"image": str(path), "file": path.relative_to(root).as_posix()} for path in found]
+
+
+class PictureSet(Dataset):
+    """Preprocessed images of files; a file that cannot be read becomes a black image with its `error`.
+
+    Args:
+        data: As `find_images` returns.
+        transform: Dictionary transform of `image`, path to tensor.
+        image_size: Pixels a side of the stand-in for a bad file.
+    """
+
+    def __init__(self, data: Sequence[Mapping[str, str]], transform: Callable[..., Any], image_size: int) -> None:
+        self.data = data
+        self.transform = transform
+        self.image_size = image_size
+
+    def __len__(self) -> int:
+        return len(self.data)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        item = self.data[index]
+        try:
+            image = torch.as_tensor(self.transform({"image": item["image"]})["image"])
+            # Plain: the collation of metadata of mixed files is slow, and nothing reads it.
+            image, error = image.as_subclass(torch.Tensor), ""
+        except Exception as problem:
+            # One bad file costs its own row only; MONAI wraps what a transform raises.
+            cause = problem
+            while cause.__cause__ is not None and not isinstance(cause, ImageError):
+                cause = cause.__cause__  # type: ignore[assignment]
+            image, error = torch.zeros(3, self.image_size, self.image_size), str(cause) or repr(cause)
+        return {"image": image, "file": item["file"], "error": error, "path": item["image"]}
+
+
+class PredictionWriter:
+    """Collects predictions and writes `predictions.csv`, `report.html` and, if asked for, overlays.
+
+    Args:
+        output_dir: Where to write.
+        network: The shipped network.
+        inferer: The evaluator's; knows the nodes' disagreement if they are kept.
+        preprocess: As in the pipeline, to put overlays back onto the original image.
+        classes: Names of the K outputs.
+        multi_label: Whether an image can have several labels.
+        settings: Of the run.
+        saliency: Whether to write a Grad-CAM overlay of the predicted class for every image, to `saliency/`.
+        contact_sheet: Number of least certain images in `figures/least_certain.png`; 0 for none.
+    """
+
+    def __init__(
+        self,
+        *,
+        output_dir: str,
+        network: nn.Module,
+        inferer: NodeInferer,
+        preprocess: Preprocess,
+        classes: Sequence[str],
+        multi_label: bool,
+        settings: Settings,
+        saliency: bool = False,
+        contact_sheet: int = 24,
+    ) -> None:
+        self.output_dir = Path(output_dir)
+        self.network = network
+        self.inferer = inferer
+        self.preprocess = preprocess
+        self.classes = list(classes)
+        self.multi_label = multi_label
+        self.settings = settings
+        self.saliency = saliency
+        self.contact_sheet = contact_sheet
+        self.files: list[str] = []
+        self.paths: list[str] = []
+        self.errors: list[str] = []
+        self.probabilities: list[torch.Tensor] = []
+        self.uncertainty: list[torch.Tensor] = []
+
+    def attach(self, engine: Engine) -> None:
+        """Register on the evaluator, after its postprocessing."""
+        engine.add_event_handler(Events.STARTED, self._start)
+        engine.add_event_handler(Events.ITERATION_COMPLETED, self)
+        engine.add_event_handler(Events.COMPLETED, self._finish)
+
+    def _start(self, engine: Engine) -> None:
+        log_to_file(self.output_dir / "inference.log")
+        if not len(engine.state.dataloader.dataset):
+            raise SettingsError("no images: give --dataset_dir FOLDER, or --datalist LIST")
+        logger.info("%d files, %s", len(engine.state.dataloader.dataset), self.settings["ckpt_path"])
+
+    def __call__(self, engine: Engine) -> None:
+        """Keep the predictions of the batch that has just been computed."""
+        batch = engine.state.batch
+        probabilities = torch.as_tensor(engine.state.output["pred"]).float().cpu()
+        if self.inferer.disagreement is not None:
+            self.uncertainty.append(self.inferer.disagreement.float().cpu())
+        else:
+            self.uncertainty.append(normalised_entropy(probabilities, self.multi_label))
+        self.probabilities.append(probabilities)
+        self.files += batch["file"]
+        self.paths += batch["path"]
+        self.errors += batch["error"]
+        if self.saliency:
+            self._write_overlays(engine.state.output["image"], probabilities, batch)
+
+    def _write_overlays(self, image: torch.Tensor, probabilities: torch.Tensor, batch: Mapping[str, Any]) -> None:
+        heat = class_activation(self.network, image, probabilities.argmax(dim=1))
+        for index, (path, file) in enumerate(zip(batch["path"], batch["file"], strict=True)):
+            if batch["error"][index]:
+                continue
+            original = read_image(path)
+            place = self.output_dir / "saliency" / f"{file}.png"
+            figures.save_overlay(place, image=original, heat=self._unpad(heat[index].cpu().numpy(), original.shape))
+
+    def _unpad(self, heat: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+        if not self.preprocess.keep_aspect:
+            return heat
+        side = max(shape[:2])
+        top, left = ((side - s) // 2 / side * heat.shape[0] for s in shape[:2])
+        bottom, right = top + shape[0] / side * heat.shape[0], left + shape[1] / side * heat.shape[1]
+        rows = slice(round(top), max(round(bottom), round(top) + 1))
+        return heat[rows, round(left) : max(round(right), round(left) + 1)]
+
+    def _finish(self, engine: Engine) -> None:
+        probabilities = torch.cat(self.probabilities).numpy()
+        uncertainty = torch.cat(self.uncertainty).numpy()
+        rows = prediction_rows(
+            files=self.files,
+            classes=self.classes,
+            probabilities=probabilities,
+            uncertainty=uncertainty,
+            multi_label=self.multi_label,
+            errors=self.errors,
+        )
+        write_predictions(self.output_dir / "predictions.csv", rows)
+        bad = [(file, error) for file, error in zip(self.files, self.errors, strict=True) if error]
+        self._report(rows, uncertainty, bad)
+        for file, error in bad:
+            logger.warning("no prediction for %s: %s", file, error)
+        logger.info("%d predictions, %d files without: %s", len(rows) - len(bad), len(bad), self.output_dir)
+        if len(bad) == len(rows):
+            raise ValueError(f"none of the {len(rows)} files could be read; the first: {bad[0][1]}")
+
+    def _report(self, rows: list[dict[str, Any]], uncertainty: np.ndarray, bad: list[tuple[str, str]]) -> None:
+        good = [i for i, error in enumerate(self.errors) if not error]
+        said = [rows[i]["pred"] for i in good]
+        counts = [[name, said.count(name)] for name in dict.fromkeys([*self.classes, *said])]
+        sections = [_report.section("Predicted classes", _report.table(["class", "images"], counts))]
+        if self.contact_sheet and good:
+            chosen = sorted(good, key=lambda i: -uncertainty[i])[: self.contact_sheet]
+            captions = [f"{self.files[i]}\n{rows[i]['pred']}, uncertainty {uncertainty[i]:.2f}" for i in chosen]
+            path = self.output_dir / "figures" / "least_certain.png"
+            figures.save_contact_sheet(path, images=[read_image(self.paths[i]) for i in chosen], captions=captions)
+            sections.append(_report.section("Least certain images", _report.figure(path, "Least certain images first")))
+        if bad:
+            sections.append(_report.section("Files without a prediction", _report.table(["file", "error"], bad)))
+        used = {name: str(value) for name, value in self.settings.items()}
+        sections.append(_report.section("Settings", _report.definition_list(used)))
+        _report.write_report(
+            self.output_dir / "report.html",
+            title="LSANet bundle: predictions",
+            sections=sections,
+            footer="Research software, not a medical device: not for diagnosis.",
+        )
+
+
+def class_activation(network: nn.Module, image: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    """Grad-CAM (Selvaraju et al. 2017) of a class, at the deepest node with at least 4 x 4 positions.
+
+    Args:
+        network: A shipped network.
+        image: Preprocessed, B x 3 x H x W.
+        targets: Class of each image, (B,).
+
+    Returns:
+        B x H x W in 0..1; 0 everywhere where nothing speaks for the class.
+    """
+    backbone = network.backbone if isinstance(network, NodeEnsemble) else network
+    with torch.no_grad():
+        maps = backbone.forward_nodes(image[:1])  # type: ignore[operator]
+    node = max((i for i, m in enumerate(maps) if min(m.shape[-2:]) >= 4), default=0)
+    layer = _node_layer(backbone, node)
+    prefix = "backbone." if isinstance(network, NodeEnsemble) else ""
+    cam = GradCAM(nn_module=network, target_layers=prefix + layer, postprocessing=lambda x: x, register_backward=True)
+    with torch.enable_grad():
+        heat = cam(image.clone().requires_grad_(), class_idx=targets.to(image.device))[:, 0]
+    low = heat.amin(dim=(1, 2), keepdim=True)
+    spread = heat.amax(dim=(1, 2), keepdim=True) - low
+    return torch.where(spread > 0, (heat - low) / spread.clamp_min(1e-12), torch.zeros_like(heat)).detach()
+
+
+def _node_layer(backbone: nn.Module, node: int) -> str:
+    if isinstance(backbone, ResNetBackbone):
+        return f"layer{node + 1}"
+    if isinstance(backbone, DenseNetBackbone):
+        return "class_layers.relu" if node == 3 else f"features.denseblock{node + 1}"
+    if isinstance(backbone, VGGBackbone):
+        return f"features.{backbone.pools[node + 1]}"
+    raise TypeError(f"Grad-CAM knows the nodes of the bundle's backbones, not of {type(backbone).__name__}")
