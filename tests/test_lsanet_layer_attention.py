@@ -34,7 +34,7 @@ def maps(batch=BATCH, side=2, scale=1.0):
 
 
 def fully_connected(u, w):
-    """Equation 6: sigmoid(W2 relu(W1 u)) on the concatenated descriptor, then the mean of every node's part."""
+    """Equation 6: sigmoid(W2 relu(W1 u)) on the whole descriptor, then the mean of every node's part."""
     out = np.empty((len(u), NODES))
     for image in range(len(u)):
         z = expit(w["fc2.weight"] @ np.maximum(w["fc1.weight"] @ u[image].reshape(-1), 0))
@@ -120,7 +120,7 @@ def test_rows_sum_to_one_and_sigmoid_variants_keep_their_bounds(variant, scale):
     if variant in SIGMOID_VARIANTS:
         low, high = 1 / (1 + (NODES - 1) * math.e), math.e / (math.e + NODES - 1)
         assert low - 1e-12 <= beta.min() and beta.max() <= high + 1e-12
-        assert 0 <= gate.min() and gate.max() <= 1
+        assert gate.min() >= 0 and gate.max() <= 1
 
 
 @pytest.mark.parametrize(("sign", "bound"), [(1, 0.475), (-1, 0.109)])
@@ -144,7 +144,7 @@ def test_temperature_sharpens_beta_and_leaves_the_gate():
     assert torch.equal(gate, same)
     assert (sharp.amax(dim=1) > beta.amax(dim=1)).all()
     # Ratios of two branches: exp(gate difference / temperature).
-    np.testing.assert_allclose((sharp[:, 0] / sharp[:, 1]), np.exp((gate[:, 0] - gate[:, 1]) / 0.05), rtol=1e-9)
+    torch.testing.assert_close(sharp[:, 0] / sharp[:, 1], torch.exp((gate[:, 0] - gate[:, 1]) / 0.05))
 
 
 def test_embedding_is_a_strided_then_a_pointwise_convolution():
@@ -186,7 +186,9 @@ def test_maps_of_any_image_size_embed_to_the_deepest_maps_size(backbone, size, s
 def test_a_map_that_was_rounded_up_is_averaged_down():
     # 25 positions at stride 8 give 4, the deepest map of a network that rounds down has 3.
     lsa = made()
-    feature_maps = [torch.randn(1, c, s, s, dtype=torch.float64) for c, s in zip(CHANNELS, (25, 12, 6, 3), strict=True)]
+    feature_maps = [
+        torch.randn(1, c, s, s, dtype=torch.float64) for c, s in zip(CHANNELS, (25, 12, 6, 3), strict=True)
+    ]
     with torch.no_grad():
         embedded = lsa.embed(feature_maps)
         whole = lsa.embeddings[0](feature_maps[0])[0]

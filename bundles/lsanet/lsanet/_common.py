@@ -30,6 +30,7 @@ _CONSUMER_KEYS = frozenset(
         "is_not_rank0",
         "multi_gpu",
         "displayable_configs",
+        "use_click",
         "class_names",
     }
 )

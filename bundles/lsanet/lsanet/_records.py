@@ -111,6 +111,10 @@ class RunRecord:
         engine.add_event_handler(Events.COMPLETED, self._close)
 
     def _start(self, engine: Engine) -> None:
+        if engine.state.epoch:
+            # The trainer goes on, as in the rounds of federated learning: the record does too.
+            return
+        self.history, self.best, self.without_improvement = [], {}, 0
         if self.resume and self.checkpoint_path.is_file():
             self._restore(engine)
         elif self.rank == 0:

@@ -85,7 +85,7 @@ class EfficientChannelAttention(nn.Module):
 
 
 class StyleRecalibration(nn.Module):
-    """SRM (Lee et al. 2019): channel-wise linear map of (mean, std), batch norm, sigmoid. Keeps B x C x H x W."""
+    """SRM (Lee et al. 2019): linear map of each channel's (mean, std), batch norm. Keeps B x C x H x W."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()

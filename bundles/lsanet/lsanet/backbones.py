@@ -4,7 +4,7 @@ Every backbone is a plain classifier (image -> logits of C4) with three more met
 the four feature maps, `classify` turns the last of them into logits, `tail` holds the stages after a node.
 """
 
-from typing import cast
+from typing import Any, cast
 
 import torch
 from monai.networks.nets import DenseNet
@@ -123,9 +123,14 @@ class DenseNetBackbone(DenseNet):
     def __init__(self, name: str, num_classes: int, in_channels: int = 3) -> None:
         blocks = _DENSENETS[name]
         super().__init__(
-            spatial_dims=2, in_channels=in_channels, out_channels=num_classes, init_features=64, block_config=blocks
+            spatial_dims=2,
+            in_channels=in_channels,
+            out_channels=num_classes,
+            init_features=64,
+            block_config=blocks,
         )
-        channels, self.node_channels = 64, ()
+        channels = 64
+        self.node_channels: tuple[int, ...] = ()
         for layers in blocks:
             channels += 32 * layers
             self.node_channels += (channels,)
@@ -133,16 +138,18 @@ class DenseNetBackbone(DenseNet):
 
     def forward_nodes(self, x: torch.Tensor) -> list[torch.Tensor]:
         """Image B x C x H x W to the feature maps of C1..C4, shallow to deep."""
-        stages = self.features
+        stages: Any = self.features
+        classifier: Any = self.class_layers
         c1 = stages.denseblock1(stages.pool0(stages.relu0(stages.norm0(stages.conv0(x)))))
         c2 = stages.denseblock2(stages.transition1(c1))
         c3 = stages.denseblock3(stages.transition2(c2))
-        c4 = self.class_layers.relu(stages.norm5(stages.denseblock4(stages.transition3(c3))))
+        c4 = classifier.relu(stages.norm5(stages.denseblock4(stages.transition3(c3))))
         return [c1, c2, c3, c4]
 
     def classify(self, feature_map: torch.Tensor) -> torch.Tensor:
         """Feature map of C4 to logits B x K."""
-        return self.class_layers.out(self.class_layers.flatten(self.class_layers.pool(feature_map)))
+        classifier: Any = self.class_layers
+        return classifier.out(classifier.flatten(classifier.pool(feature_map)))
 
     def tail(self, node: int) -> nn.Sequential:
         """The stages after node `node` (0 for C1), up to the feature map of C4."""
@@ -156,13 +163,14 @@ class VGGBackbone(nn.Module):
     def __init__(self, name: str, num_classes: int, in_channels: int = 3) -> None:
         super().__init__()
         layers: list[nn.Module] = []
-        self.pools: list[int] = []
+        pools: list[int] = []
         for channels, convolutions in zip((64, 128, 256, 512, 512), _VGGS[name], strict=True):
             for _ in range(convolutions):
                 layers += [nn.Conv2d(in_channels, channels, 3, padding=1), nn.ReLU(inplace=True)]
                 in_channels = channels
-            self.pools.append(len(layers))
+            pools.append(len(layers))
             layers.append(nn.MaxPool2d(2))
+        self.pools = pools
         self.features = nn.Sequential(*layers)
         self.fc = nn.Linear(512, num_classes)
         self.node_channels = (128, 256, 512, 512)
@@ -186,7 +194,7 @@ class VGGBackbone(nn.Module):
 
     def tail(self, node: int) -> nn.Sequential:
         """The stages after node `node` (0 for C1), up to the feature map of C4."""
-        return self.features[self.pools[node + 1] + 1 :]
+        return cast(nn.Sequential, self.features[self.pools[node + 1] + 1 :])
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Image B x C x H x W to logits B x K."""

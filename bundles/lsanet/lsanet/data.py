@@ -1,8 +1,11 @@
 """Data sets: the built-in demo, MedMNIST files, and lists of image files; kept as uint8 at their stored size."""
 
+import contextlib
+import difflib
 import hashlib
 import logging
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,15 +15,16 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset, Sampler
 
-from ._common import SettingsError
-from .datalists import Entries, read_datalist
+from ._common import SettingsError, read_json
+from ._images import ImageError, read_image
+from .datalists import MULTI_LABEL, listed, read_datalist
 from .demo_data import DEMO_CLASSES, make_demo_images
-from .medmnist_files import MEDMNIST_FLAGS, find_npz, medmnist_info, read_npz
+from .label_files import class_index, handed_over
+from .medmnist_files import MEDMNIST_FLAGS, find_npz, medmnist_info, official_flag, read_npz
 from .subsets import labelled_subset
 from .transforms import Preprocess, load_image
 
 SPLITS = ("train", "val", "test")
-MULTI_LABEL = "multi-label, binary-class"
 
 logger = logging.getLogger(__name__)
 
@@ -44,7 +48,9 @@ class Split:
 
     def take(self, indices: np.ndarray) -> "Split":
         """The part of the split at these positions."""
-        images = self.images[indices] if isinstance(self.images, np.ndarray) else [self.images[i] for i in indices]
+        images = (
+            self.images[indices] if isinstance(self.images, np.ndarray) else [self.images[i] for i in indices]
+        )
         return Split(images, self.labels[indices], [self.files[i] for i in indices])
 
 
@@ -90,8 +96,13 @@ class ImageData:
         for name, part in self.splits.items():
             digest.update(name.encode())
             digest.update(np.ascontiguousarray(part.labels).tobytes())
-            for image in [part.images] if _is_block(part.images) else part.images:
-                digest.update(image.tobytes() if isinstance(image, np.ndarray) else str(image).encode())
+            block = _is_block(part.images)
+            for image in [part.images] if block else part.images:
+                if isinstance(image, np.ndarray):
+                    digest.update(b"" if block else str(image.shape).encode())
+                    digest.update(np.ascontiguousarray(image).reshape(-1))  # a view: bytes would be a copy
+                else:
+                    digest.update(str(image).encode())
         return digest.hexdigest()
 
     def class_weights(self, setting: str | Sequence[float]) -> list[float] | None:
@@ -104,12 +115,18 @@ class ImageData:
             return None
         if setting == "balanced":
             labels = self.splits["train"].labels
-            found = labels.sum(axis=0) if self.multi_label else np.bincount(labels, minlength=len(self.classes))
+            found = (
+                labels.sum(axis=0) if self.multi_label else np.bincount(labels, minlength=len(self.classes))
+            )
             return [float(len(labels) / (len(self.classes) * n)) for n in found]
-        weights = [float(w) for w in setting]
-        if len(weights) != len(self.classes) or min(weights) <= 0:
+        try:
+            weights = [float(w) for w in setting]
+        except (TypeError, ValueError):
+            weights = []
+        if len(weights) != len(self.classes) or not all(0 < w < math.inf for w in weights):
             raise SettingsError(
-                f"class_weights={weights}: expected {len(self.classes)} numbers above 0, for {', '.join(self.classes)}"
+                f"class_weights={setting}: expected none, balanced or {len(self.classes)} numbers above 0, for "
+                f"{', '.join(self.classes)}"
             )
         return weights
 
@@ -131,6 +148,7 @@ def load_data(
     cache: bool = True,
     demo_size: int = 64,
     demo_counts: Mapping[str, int] | None = None,
+    released: str | None = None,
 ) -> ImageData:
     """Load a data set and check it as a whole.
 
@@ -146,40 +164,58 @@ def load_data(
         cache: Whether the images of a list are read once and kept in memory.
         demo_size: Pixels a side of the demo's pictures.
         demo_counts: Number of demo pictures by split.
+        released: `model.json` of the released weights: what the classes are where another program hands
+            images over for training, instead of the data set.
 
     Raises:
         SettingsError: If the settings do not fit together.
         ValueError: If the data have problems; all of them in one message.
     """
+    if released is not None and (lists := handed_over()) is not None:
+        return _from_lists(lists, Path(released))
     if dataset != "datalist" and datalist is not None:
-        raise SettingsError(f"datalist={datalist!r} is only read with dataset='datalist', and dataset is {dataset!r}")
+        raise SettingsError(
+            f"datalist={datalist!r} is only read with dataset='datalist', and dataset is {dataset!r}"
+        )
     if dataset == "demo":
         data = _demo(demo_size, demo_counts or {"train": 320, "val": 160, "test": 320}, seed)
     elif dataset == "datalist":
         if datalist is None:
-            raise SettingsError("dataset='datalist' needs datalist: the path of a MONAI datalist (.json) or a .csv")
+            raise SettingsError(
+                "dataset='datalist' needs datalist: the path of a MONAI datalist (.json) or a .csv"
+            )
         data = _from_list(Path(datalist), dataset_dir, num_workers, cache)
-    elif dataset in MEDMNIST_FLAGS or Path(dataset).suffix == ".npz":
+    elif dataset in MEDMNIST_FLAGS or Path(dataset).suffix.lower() == ".npz":
         data = _from_npz(dataset, dataset_dir)
     else:
         data = _from_list(_list_at(dataset), dataset_dir, num_workers, cache)
     if label_fraction is not None or labels_per_class is not None:
         kept = labelled_subset(
-            data.splits["train"].labels, label_fraction=label_fraction, labels_per_class=labels_per_class, seed=seed,
+            data.splits["train"].labels,
+            label_fraction=label_fraction,
+            labels_per_class=labels_per_class,
+            seed=seed,
             class_names=data.classes,
         )
         left_out = len(data.splits["train"]) - len(kept)
         splits = {**data.splits, "train": data.splits["train"].take(np.asarray(kept))}
         data = ImageData(data.name, data.task, data.classes, splits, data.source, left_out, data.notes)
     _check_classes(data)
+    if data.multi_label and all((part.labels.sum(axis=1) == 1).all() for part in data.splits.values()):
+        data.notes.append(
+            "every image has exactly one of the labels, and they are learned as independent yes or no: if the lists "
+            "of 0 and 1 stand for classes that exclude each other, give the index of the class instead"
+        )
     return data
 
 
 def _demo(size: int, counts: Mapping[str, int], seed: int) -> ImageData:
     splits = {}
     for index, split in enumerate(SPLITS):
-        # The pictures of validation and test do not depend on the seed of the run: figures stay comparable.
-        images, labels = make_demo_images(counts[split], size=size, seed=1000 * index + (seed if index == 0 else 0))
+        # The pictures of validation (seed 1000) and test (2000) do not depend on the seed of the run, so that figures
+        # stay comparable; no seed of a run may give the same pictures for training.
+        own_seed = 1000 * index if index else seed if seed < 1000 else seed + 2000
+        images, labels = make_demo_images(counts[split], size=size, seed=own_seed)
         splits[split] = Split(images, labels, [f"demo/{split}/{i:04d}" for i in range(len(labels))])
     source = "built-in synthetic demo pictures, of no clinical meaning"
     return ImageData("demo", "multi-class", list(DEMO_CLASSES), splits, source)
@@ -187,21 +223,52 @@ def _demo(size: int, counts: Mapping[str, int], seed: int) -> ImageData:
 
 def _from_npz(dataset: str, dataset_dir: str | None) -> ImageData:
     path = find_npz(dataset, dataset_dir)
-    arrays, classes = read_npz(path)
-    info = medmnist_info(dataset, path)
+    flag = official_flag(dataset, path)
+    arrays, classes = read_npz(path, official=flag is not None)
     splits = {}
     for split in SPLITS:
         images, labels = arrays[split]
         files = [f"{path.stem}/{split}/{i:05d}" for i in range(len(labels))]
         splits[split] = Split(images, labels, files)
     labels = splits["train"].labels
-    if info is not None:
+    if flag is not None:
+        info = medmnist_info(flag)
         task, classes = info["task"], list(info["label"].values())
     else:
-        num_classes = labels.shape[1] if labels.ndim == 2 else max(int(s.labels.max()) for s in splits.values()) + 1
-        task = MULTI_LABEL if labels.ndim == 2 else "binary-class" if num_classes == 2 else "multi-class"
-        classes = classes or [f"class {i}" for i in range(num_classes)]
+        if classes is None:
+            highest = max(int(part.labels.max()) for part in splits.values())
+            count = labels.shape[1] if labels.ndim == 2 else min(highest, len(labels)) + 1
+            if labels.ndim == 1 and highest >= count:
+                raise ValueError(f"{path}: labels go up to {highest}, with {len(labels)} images for training")
+            classes = [f"class {i}" for i in range(count)]
+        task = MULTI_LABEL if labels.ndim == 2 else "binary-class" if len(classes) == 2 else "multi-class"
     return ImageData(path.stem, task, classes, splits, f"{path.name} (MedMNIST layout)")
+
+
+def _from_lists(lists: Mapping[str, Sequence[Mapping[str, Any]]], released: Path) -> ImageData:
+    info = read_json(released, "the description of the released weights, with the classes of the labels")
+    if info["task"] == MULTI_LABEL:
+        raise ValueError(
+            f"{released}: its images can have several labels; label files are read with one class each"
+        )
+    splits = {name: _read_entries(entries, info["classes"]) for name, entries in lists.items()}
+    splits["test"] = splits["val"]
+    data = ImageData(
+        "handed-over",
+        info["task"],
+        info["classes"],
+        splits,
+        "images and labels handed over by another program",
+        notes=["there are no test images: the figures of test are those of validation again, and optimistic"],
+    )
+    _check_classes(data)
+    return data
+
+
+def _read_entries(entries: Sequence[Mapping[str, Any]], classes: Sequence[str]) -> Split:
+    paths = [Path(str(entry["image"])) for entry in entries]
+    labels = np.asarray([class_index(entry["label"], classes) for entry in entries], dtype=np.int64)
+    return Split(paths, labels, [str(p) for p in paths])
 
 
 def _list_at(dataset: str) -> Path:
@@ -213,54 +280,98 @@ def _list_at(dataset: str) -> Path:
                 "tools/make_data_lists.py and give it with --dataset datalist --datalist LIST --dataset_dir FOLDER"
             )
         return path / "images.csv"
-    if path.suffix in (".csv", ".json"):
+    if path.suffix.lower() in (".csv", ".json"):
         return path
+    names = ("demo", "datalist", *MEDMNIST_FLAGS)
+    near = difflib.get_close_matches(dataset.lower(), names, n=1, cutoff=0.75)
+    hint = (
+        f"did you mean {near[0]!r}? Expected" if near and not dataset.lower().endswith("3d") else "expected"
+    )
     raise SettingsError(
-        f"dataset={dataset!r} is unknown: expected 'demo', 'datalist', a MedMNIST flag ({', '.join(MEDMNIST_FLAGS)}), "
-        "or the path of a .npz, .csv or .json file or of a folder with images.csv"
+        f"dataset={dataset!r} is neither a file or folder nor a known name: {hint} 'demo', 'datalist', a 2-D MedMNIST "
+        f"flag ({', '.join(f for f in MEDMNIST_FLAGS if '_' not in f)}; 28 pixels, or with _64, _128 or _224), or the "
+        "path of a .npz, .csv or .json file or of a folder with images.csv"
     )
 
 
 def _from_list(path: Path, dataset_dir: str | None, num_workers: int, cache: bool) -> ImageData:
     entries = read_datalist(path, Path(dataset_dir) if dataset_dir else None, num_workers=num_workers)
-    splits = {name: _read_split(entries, name, num_workers, cache) for name in SPLITS}
+    problems: list[str] = []
+    splits = {}
+    for name in SPLITS:
+        paths = entries.paths[name]
+        images: np.ndarray | list[Path] = paths
+        try:
+            if cache:
+                images = read_images(paths, num_workers)
+            else:
+                # An hour later is too late to learn that a file is damaged.
+                _for_all(paths, lambda index, image: None, num_workers)
+        except UnreadableError as error:
+            problems += error.problems
+            continue
+        splits[name] = Split(images, entries.labels[name], entries.files[name])
+    if problems:
+        raise UnreadableError(path, problems)
     name = path.parent.name if path.name == "images.csv" else path.stem
-    return ImageData(name, entries.task, entries.classes, splits, str(path), entries.unlabelled, entries.notes)
+    return ImageData(
+        name, entries.task, entries.classes, splits, str(path), entries.unlabelled, entries.notes
+    )
 
 
-def _read_split(entries: Entries, name: str, num_workers: int, cache: bool) -> Split:
-    paths, labels = entries.paths[name], entries.labels[name]
-    files = entries.files[name]
-    if not cache:
-        return Split(paths, labels, files)
-    return Split(read_images(paths, num_workers), labels, files)
+class UnreadableError(ValueError):
+    """Image files that cannot be used: all of a list, in one message."""
+
+    def __init__(self, source: str | Path, problems: Sequence[str]) -> None:
+        super().__init__(listed(source, problems))
+        self.problems = list(problems)
+
+
+def _for_all(paths: Sequence[Path], use: Callable[[int, np.ndarray], Any], num_workers: int) -> None:
+    """Read every file, in threads, and hand its index and pixels to `use`; then raise for all unreadable ones."""
+
+    def problem(index: int) -> str | None:
+        try:
+            use(index, read_image(paths[index]))
+        except ImageError as error:
+            return str(error)
+        return None
+
+    with ThreadPoolExecutor(max(num_workers, 1)) as pool:
+        problems = [text for text in pool.map(problem, range(len(paths))) if text is not None]
+    if problems:
+        raise UnreadableError("image files", problems)
 
 
 def read_images(paths: Sequence[Path], num_workers: int = 0) -> np.ndarray:
-    """Read files as uint8 into one array N x H x W x 3, or N objects (H x W x 3 each) if their sizes differ."""
-    first = load_image(paths[0]).permute(1, 2, 0).numpy()
-    array = np.empty((len(paths), *first.shape), dtype=np.uint8)
-    others: dict[int, np.ndarray] = {}
+    """Read files as uint8 into one array N x H x W x 3, or N objects (H x W x 3 each) if their sizes differ.
 
-    def read(index: int) -> None:
-        image = load_image(paths[index]).permute(1, 2, 0).numpy()
-        if image.shape == first.shape:
-            array[index] = image
-        else:
-            others[index] = image
+    Raises:
+        UnreadableError: Naming every file that cannot be used as an image, and why.
+    """
+    images = np.empty(len(paths), dtype=object)
+    block: np.ndarray | None = None
+    uniform = True
 
-    with ThreadPoolExecutor(max(num_workers, 1)) as pool:
-        list(pool.map(read, range(len(paths))))
-    if not others:
-        return array
-    mixed = np.empty(len(paths), dtype=object)
-    for index in range(len(paths)):
-        mixed[index] = others[index] if index in others else array[index].copy()
-    return mixed
+    def keep(index: int, image: np.ndarray) -> None:
+        nonlocal uniform
+        uniform = uniform and block is not None and image.shape == block.shape[1:]
+        if uniform and block is not None:
+            block[index] = image
+            image = block[index]
+        images[index] = image
+
+    # Memory for all at the size of the first; what stays unused of it, the system never provides.
+    with contextlib.suppress(ImageError, MemoryError):
+        block = np.empty((len(paths), *read_image(paths[0]).shape), dtype=np.uint8)
+    _for_all(paths, keep, num_workers)
+    return block if uniform and block is not None else images
 
 
 def _check_classes(data: ImageData) -> None:
     problems = []
+    if len(data.classes) < 2:
+        problems.append(f"there is only the class {data.classes[0]!r}, and a classifier needs two")
     for row in data.counts()[:-1]:
         # Training needs every class, and without one the AUC that chooses the epoch is undefined.
         problems += [f"class {row['class']!r} has no image in {s}" for s in ("train", "val") if row[s] == 0]
@@ -269,7 +380,8 @@ def _check_classes(data: ImageData) -> None:
             if data.splits["val"].labels[:, index].all():
                 problems.append(f"label {name!r} is present in every image of val: its AUC is undefined")
     if problems:
-        raise ValueError(f"{data.source}: " + "; ".join(problems))
+        problems.append("tools/make_data_lists.py cuts splits that all have every class")
+        raise ValueError(listed(data.source, problems))
 
 
 class ImageSet(Dataset):
@@ -277,18 +389,15 @@ class ImageSet(Dataset):
     the stored sizes differ), `label`.
 
     Args:
-        data: A `Split`, or a list of dictionaries with `image` (path) and `label` (index), as MONAI's datalists.
+        data: A `Split`, or a list of dictionaries with `image` (path) and `label`, see `label_files.class_index`.
         preprocess: Brings images of different sizes to one size.
+        classes: Names of the classes, for a list with names in label files.
     """
 
-    def __init__(self, data: Split | Sequence[Mapping[str, Any]], preprocess: Preprocess) -> None:
-        if not isinstance(data, Split):
-            paths = [Path(str(item["image"])) for item in data]
-            labels = np.asarray([item["label"] for item in data])
-            if not np.issubdtype(labels.dtype, np.integer):
-                raise ValueError(f"label {data[0]['label']!r} of {paths[0]}: expected the index of the class")
-            data = Split(paths, labels.astype(np.int64), [str(p) for p in paths])
-        self.data = data
+    def __init__(
+        self, data: Split | Sequence[Mapping[str, Any]], preprocess: Preprocess, classes: Sequence[str] = ()
+    ) -> None:
+        self.data = data if isinstance(data, Split) else _read_entries(data, classes)
         self.preprocess = preprocess
 
     def __len__(self) -> int:
@@ -329,7 +438,14 @@ class EpochBatches(Sampler[list[int]]):
     """
 
     def __init__(
-        self, length: int, batch_size: int, *, seed: int = 0, shuffle: bool = True, rank: int = 0, num_ranks: int = 1
+        self,
+        length: int,
+        batch_size: int,
+        *,
+        seed: int = 0,
+        shuffle: bool = True,
+        rank: int = 0,
+        num_ranks: int = 1,
     ) -> None:
         self.length = length
         self.batch_size = batch_size
@@ -345,7 +461,11 @@ class EpochBatches(Sampler[list[int]]):
 
     def _share(self) -> int:
         # In training every rank takes the same number of steps, or the last gradient exchange waits for ever.
-        return self.length // self.num_ranks if self.shuffle else len(range(self.rank, self.length, self.num_ranks))
+        return (
+            self.length // self.num_ranks
+            if self.shuffle
+            else len(range(self.rank, self.length, self.num_ranks))
+        )
 
     def __len__(self) -> int:
         full, rest = divmod(self._share(), self.batch_size)

@@ -25,8 +25,20 @@ _SECTIONS = {
 }
 _FILE_COLUMNS = ("file", "image", "path", "filename")
 _CLASS_COLUMNS = ("class", "label_name")
-_OTHER_KEYS = {"name", "description", "seed", "split", "task", "labels", "unlabelled", "licence", "source", "numTraining"}
-_TASKS = ("multi-class", "binary-class", "ordinal-regression", "multi-label, binary-class")
+_OTHER_KEYS = {
+    "name",
+    "description",
+    "seed",
+    "split",
+    "task",
+    "labels",
+    "unlabelled",
+    "licence",
+    "source",
+    "numTraining",
+}
+MULTI_LABEL = "multi-label, binary-class"
+_TASKS = ("multi-class", "binary-class", "ordinal-regression", MULTI_LABEL)
 _MAX_SHOWN = 20
 
 
@@ -55,30 +67,32 @@ def read_datalist(path: Path, root: Path | None = None, *, num_workers: int = 0)
         ValueError: With all problems of the list: missing files, the same file or the same content in two splits,
             unknown classes, empty splits.
     """
+    if path.suffix.lower() not in (".json", ".csv"):
+        raise ValueError(f"{path}: expected a MONAI datalist (.json) or a .csv")
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such list")
     root = root or path.parent
     if not root.is_dir():
         raise ValueError(f"dataset_dir={str(root)!r}: no such folder")
-    if path.suffix == ".json":
-        rows, names, task, unlabelled = _json_rows(path)
-    elif path.suffix == ".csv":
-        rows, names, task, unlabelled = *_csv_rows(path), None, 0
-    else:
-        raise ValueError(f"{path}: expected a MONAI datalist (.json) or a .csv")
     problems: list[str] = []
+    if path.suffix.lower() == ".json":
+        rows, names, task, unlabelled = _json_rows(path, problems)
+    else:
+        rows, names, task, unlabelled = *_csv_rows(path, problems), None, 0
     classes = names or _class_names(rows, problems)
     multi_label = any(isinstance(row["label"], list) for row in rows)
+    if task is None:
+        task = MULTI_LABEL if multi_label else "binary-class" if len(classes) == 2 else "multi-class"
+    elif multi_label != (task == MULTI_LABEL):
+        problems.append(f"task is {task!r}, and the labels are {'lists' if multi_label else 'one per image'}")
     labels = [_label(row, classes, multi_label, problems) for row in rows]
     for split in ("train", "val", "test"):
-        if not any(row["split"] == split for row in rows):
+        if rows and not any(row["split"] == split for row in rows):
             problems.append(f"no entries for {split} (tools/make_data_lists.py cuts splits)")
     full = [root / row["file"] for row in rows]
     problems += _leaks(rows, full, num_workers)
     if problems:
-        shown = problems[:_MAX_SHOWN]
-        rest = f"\n  and {len(problems) - len(shown)} more" if len(problems) > len(shown) else ""
-        raise ValueError(f"{path}: {len(problems)} problem(s):\n  " + "\n  ".join(shown) + rest)
-    if task is None:
-        task = "multi-label, binary-class" if multi_label else "binary-class" if len(classes) == 2 else "multi-class"
+        raise ValueError(listed(path, problems))
     entries = Entries(task, classes, {}, {}, {}, unlabelled)
     for split in ("train", "val", "test"):
         chosen = [i for i, row in enumerate(rows) if row["split"] == split]
@@ -88,48 +102,77 @@ def read_datalist(path: Path, root: Path | None = None, *, num_workers: int = 0)
     return entries
 
 
-def _json_rows(path: Path) -> tuple[list[dict[str, Any]], list[str] | None, str | None, int]:
+def listed(source: str | Path, problems: Sequence[str]) -> str:
+    """Message with all problems of a source, or the first of very many and their number."""
+    shown = list(problems[:_MAX_SHOWN])
+    if len(problems) > len(shown):
+        shown.append(f"and {len(problems) - len(shown)} more")
+    return f"{source}: {len(problems)} problem{'s' if len(problems) > 1 else ''}:\n  " + "\n  ".join(shown)
+
+
+def _json_rows(
+    path: Path, problems: list[str]
+) -> tuple[list[dict[str, Any]], list[str] | None, str | None, int]:
     content = read_json(path, "a MONAI datalist")
     if not isinstance(content, dict):
-        raise ValueError(f"{path}: expected an object with training, validation and test, got a {type(content).__name__}")
+        raise ValueError(
+            f"{path}: expected an object with training, validation and test, got a {type(content).__name__}"
+        )
     rows = []
     for key, section in content.items():
         if key not in _SECTIONS:
             if isinstance(section, list) and key not in _OTHER_KEYS:
-                raise ValueError(f"{path}: unknown section {key!r}, expected training, validation and test")
+                problems.append(f"unknown section {key!r}, expected training, validation and test")
             continue
+        if not isinstance(section, list):
+            raise ValueError(f"{path}: {key} is a {type(section).__name__}, expected a list of entries")
         for index, item in enumerate(section):
+            at = f"{key}[{index}]"
             if not isinstance(item, Mapping) or "image" not in item or "label" not in item:
-                raise ValueError(f"{path}: {key}[{index}] is {item!r}, expected an object with image and label")
-            if not isinstance(item["image"], str):
-                raise ValueError(f"{path}: {key}[{index}] has image={item['image']!r}, expected a path")
-            row = {"file": item["image"], "label": item["label"], "split": _SECTIONS[key], "at": f"{key}[{index}]"}
-            rows.append({**row, "group": item.get("group")})
-    if not rows:
-        raise ValueError(f"{path}: no entries in training, validation or test; its keys are {', '.join(content)}")
+                problems.append(f"{at} is {item!r}, expected an object with image and label")
+            elif not isinstance(item["image"], str) or not item["image"]:
+                problems.append(f"{at} has image={item['image']!r}, expected a path")
+            else:
+                row = {"file": item["image"], "label": item["label"], "split": _SECTIONS[key], "at": at}
+                rows.append({**row, "group": item.get("group", item.get("patient"))})
+    if not rows and not problems:
+        raise ValueError(
+            f"{path}: no entries in training, validation or test; its keys are {', '.join(content) or 'none'}"
+        )
     task = content.get("task")
     if task is not None and task not in _TASKS:
         raise ValueError(f"{path}: task is {task!r}, expected one of {', '.join(map(repr, _TASKS))}")
-    return rows, _json_names(path, content.get("labels")), task, len(content.get("unlabelled", []))
+    unlabelled = content.get("unlabelled") or []
+    if not isinstance(unlabelled, list):
+        raise ValueError(f"{path}: unlabelled is a {type(unlabelled).__name__}, expected a list of entries")
+    return rows, _json_names(path, content.get("labels")), task, len(unlabelled)
 
 
 def _json_names(path: Path, labels: Any) -> list[str] | None:
     if labels is None:
         return None
+    names = None
     if isinstance(labels, list):
-        return [str(name) for name in labels]
-    if isinstance(labels, dict) and sorted(labels) == sorted(map(str, range(len(labels)))):
-        return [str(labels[str(i)]) for i in range(len(labels))]
-    raise ValueError(f'{path}: labels is {labels!r}, expected a list of names or {{"0": name, "1": name, ...}}')
+        names = [str(name) for name in labels]
+    elif isinstance(labels, dict) and sorted(labels) == sorted(map(str, range(len(labels)))):
+        names = [str(labels[str(i)]) for i in range(len(labels))]
+    if names and len(set(names)) == len(names):
+        return names
+    if names:
+        raise ValueError(f"{path}: labels has a name twice: {', '.join(names)}")
+    raise ValueError(
+        f'{path}: labels is {labels!r}, expected a list of names or {{"0": name, "1": name, ...}}'
+    )
 
 
-def _csv_rows(path: Path) -> tuple[list[dict[str, Any]], list[str] | None]:
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such list")
-    with open(path, newline="", encoding="utf-8-sig") as file:
-        reader = csv.DictReader(file)
-        columns = list(reader.fieldnames or [])
-        table = list(reader)
+def _csv_rows(path: Path, problems: list[str]) -> tuple[list[dict[str, Any]], list[str] | None]:
+    try:
+        with open(path, newline="", encoding="utf-8-sig") as file:
+            reader = csv.DictReader(file)
+            columns = list(reader.fieldnames or [])
+            table = list(reader)
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise ValueError(f"{path}: not readable as CSV ({error}); save it as CSV in UTF-8") from error
     file_column = next((c for c in _FILE_COLUMNS if c in columns), None)
     class_column = next((c for c in _CLASS_COLUMNS if c in columns), None)
     if file_column is None or "split" not in columns or not (class_column or "label" in columns):
@@ -140,59 +183,89 @@ def _csv_rows(path: Path) -> tuple[list[dict[str, Any]], list[str] | None]:
     rows, pairs = [], Counter()
     for number, line in enumerate(table, start=2):
         split = _SECTIONS.get((line["split"] or "").strip().lower())
-        if split is None:
-            raise ValueError(f"{path}: line {number} has split={line['split']!r}, expected train, val or test")
+        file = (line[file_column] or "").strip()
+        if split is None or not file:
+            wrong = (
+                f"{file_column}=''" if not file else f"split={line['split']!r}, expected train, val or test"
+            )
+            problems.append(f"line {number} has {wrong}")
+            continue
         label: Any = line["label"] if "label" in columns else line[class_column or ""]
         label = (label or "").strip()
         if class_column and "label" in columns:
             pairs[label, (line[class_column] or "").strip()] += 1
-        label = int(label) if label.isdigit() else label
-        row = {"file": (line[file_column] or "").strip(), "label": label, "split": split, "at": f"line {number}"}
+        label = int(label) if label.isdecimal() else label
+        row = {"file": file, "label": label, "split": split, "at": f"line {number}"}
         rows.append({**row, "group": line.get("group") or line.get("patient") or None})
-    if not rows:
+    if not table:
         raise ValueError(f"{path}: the list has no lines")
-    return rows, _paired_names(path, pairs) if pairs else None
+    return rows, _paired_names(pairs, problems) if pairs else None
 
 
-def _paired_names(path: Path, pairs: Mapping[tuple[str, str], int]) -> list[str]:
+def _paired_names(pairs: Mapping[tuple[str, str], int], problems: list[str]) -> list[str]:
+    """Names of the classes, by the columns label and class."""
     by_label: dict[str, set[str]] = {}
+    by_name: dict[str, set[str]] = {}
     for label, name in pairs:
         by_label.setdefault(label, set()).add(name)
-    several = {label: sorted(names) for label, names in by_label.items() if len(names) > 1}
-    names = [next(iter(n)) for n in by_label.values()]
-    if several or len(set(names)) < len(names):
-        raise ValueError(f"{path}: the columns label and class disagree: {several or sorted(pairs)}")
-    if sorted(by_label) != sorted(map(str, range(len(by_label)))):
-        raise ValueError(f"{path}: label has the values {sorted(by_label)}, expected 0 to {len(by_label) - 1}")
-    return [next(iter(by_label[str(i)])) for i in range(len(by_label))]
+        by_name.setdefault(name, set()).add(label)
+    disagreeing = [
+        f"label {k} is {' and '.join(sorted(v))}" for k, v in sorted(by_label.items()) if len(v) > 1
+    ]
+    disagreeing += [
+        f"{k} is label {' and '.join(sorted(v))}" for k, v in sorted(by_name.items()) if len(v) > 1
+    ]
+    if disagreeing:
+        problems.append(f"the columns label and class disagree: {'; '.join(disagreeing)}")
+    elif sorted(by_label) != sorted(map(str, range(len(by_label)))):
+        problems.append(
+            f"label has the values {', '.join(sorted(by_label))}, expected 0 to {len(by_label) - 1}"
+        )
+    return [" or ".join(sorted(by_label[k])) for k in sorted(by_label, key=lambda k: (len(k), k))]
 
 
 def _class_names(rows: Sequence[Mapping[str, Any]], problems: list[str]) -> list[str]:
     values = [row["label"] for row in rows]
+    if not values:
+        return []
     if all(isinstance(v, list) for v in values):
         return [f"label {i}" for i in range(len(values[0]))]
     if all(isinstance(v, str) for v in values):
         return sorted({v for v in values if v})
     if all(isinstance(v, int) and not isinstance(v, bool) for v in values):
-        return [f"class {i}" for i in range(max(values) + 1)]
-    kinds = Counter(type(v).__name__ for v in values)
-    problems.append(f"labels are of several kinds: {dict(kinds)}; expected all indices, all names or all lists of 0/1")
+        # A mistyped index leaves gaps, which are reported as classes without images; below 0 there is no class.
+        return [f"class {i}" for i in range(min(max(values), len(values)) + 1)]
+    kinds: dict[str, list[Mapping[str, Any]]] = {}
+    for row in rows:
+        kinds.setdefault(type(row["label"]).__name__, []).append(row)
+    found = ", ".join(
+        f"{len(of_kind)} {kind} (first {of_kind[0]['label']!r} at {of_kind[0]['at']})"
+        for kind, of_kind in kinds.items()
+    )
+    problems.append(f"labels are {found}; expected all indices, all names or all lists of 0/1")
     return []
 
 
-def _label(row: Mapping[str, Any], classes: list[str], multi_label: bool, problems: list[str]) -> int | list[int]:
+def _label(
+    row: Mapping[str, Any], classes: list[str], multi_label: bool, problems: list[str]
+) -> int | list[int]:
     label, at = row["label"], f"{row['at']} ({row['file']})"
     if multi_label:
-        if isinstance(label, list) and len(label) == len(classes) and set(label) <= {0, 1}:
+        if isinstance(label, list) and len(label) == len(classes) and all(v in (0, 1) for v in label):
             return [int(v) for v in label]
-        problems.append(f"{at} has label={label!r}, expected {len(classes)} values 0 or 1")
+        if classes:
+            problems.append(f"{at} has label={label!r}, expected {len(classes)} values 0 or 1")
         return [0] * len(classes)
     if isinstance(label, str) and label in classes:
         return classes.index(label)
-    if isinstance(label, int) and not isinstance(label, bool) and 0 <= label < len(classes):
-        return label
+    if isinstance(label, int) and not isinstance(label, bool):
+        if 0 <= label < len(classes):
+            return label
+        if not classes:
+            problems.append(f"{at} has label={label!r}, expected 0 or more")
     if classes:
-        problems.append(f"{at} has label={label!r}, expected 0 to {len(classes) - 1} or one of {', '.join(classes)}")
+        names = ", ".join(classes[:_MAX_SHOWN]) + (", ..." if len(classes) > _MAX_SHOWN else "")
+        problems.append(f"{at} has label={label!r}, expected 0 to {len(classes) - 1} or one of {names}")
     return 0
 
 
@@ -203,7 +276,11 @@ def _leaks(rows: Sequence[Mapping[str, Any]], paths: Sequence[Path], num_workers
     for row, path in zip(rows, paths, strict=True):
         other = first.setdefault(path.resolve(), row)
         if other is not row:
-            where = f"{other['split']} and {row['split']}" if other["split"] != row["split"] else f"{row['split']} twice"
+            where = (
+                f"{other['split']} and {row['split']}"
+                if other["split"] != row["split"]
+                else f"{row['split']} twice"
+            )
             problems.append(f"{row['file']} stands in {where} ({other['at']}, {row['at']})")
         if row["group"] is not None:
             other = group_split.setdefault(str(row["group"]), row)
@@ -212,10 +289,15 @@ def _leaks(rows: Sequence[Mapping[str, Any]], paths: Sequence[Path], num_workers
                     f"group {row['group']!r} crosses {other['split']} ({other['at']}) and {row['split']} ({row['at']})"
                 )
     missing = {i for i, path in enumerate(paths) if not path.is_file()}
-    problems += [f"{rows[i]['at']}: {paths[i]} does not exist" for i in sorted(missing)]
+    problems += [
+        f"{rows[i]['at']}: {paths[i]} {'is a folder' if paths[i].is_dir() else 'does not exist'}"
+        for i in sorted(missing)
+    ]
 
     def digest(index: int) -> bytes:
-        return b"" if index in missing else hashlib.blake2b(paths[index].read_bytes(), digest_size=16).digest()
+        return (
+            b"" if index in missing else hashlib.blake2b(paths[index].read_bytes(), digest_size=16).digest()
+        )
 
     with ThreadPoolExecutor(max(num_workers, 1)) as pool:
         digests = list(pool.map(digest, range(len(paths))))
@@ -254,5 +336,7 @@ def read_file_list(path: Path) -> list[str]:
     else:
         files = [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
     if not files or not all(isinstance(f, str) for f in files):
-        raise ValueError(f"{path}: expected a list of image files (a section test, a column file, or a path a line)")
+        raise ValueError(
+            f"{path}: expected a list of image files (a section test, a column file, or a path a line)"
+        )
     return files

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -14,8 +15,8 @@ from .losses import LSANetLoss
 class LossTerms:
     """Means of the loss and of its terms over an epoch, in the engine's metrics.
 
-    `loss`, `branch_loss` (L_b or its fixed-weight counterpart), `synergy_loss` (L_k), `ce_C1`, ... (cross-entropy of
-    each node); in training `images_per_second` too.
+    `loss`, `branch_loss` (L_b or its fixed-weight counterpart), `synergy_loss` (L_k), `ce_C1`, ...
+    (cross-entropy of each node); in training `images_per_second` too.
 
     Args:
         loss_function: The loss, which keeps its terms.
@@ -42,7 +43,7 @@ class LossTerms:
 
     def __call__(self, engine: Engine) -> None:
         """Add the terms of the batch that has just been computed."""
-        output = engine.state.output
+        output: Any = engine.state.output
         if not self.training:
             with torch.no_grad():
                 loss = self.loss_function(output["pred"], output["label"])
@@ -68,12 +69,30 @@ class LossTerms:
             engine.state.metrics["images_per_second"] = float(sums[-1]) / seconds
 
 
-class LSAWeights:
-    """Mean and spread of beta over the images of an epoch, and the mean of its gates, in the engine's metrics.
+class OutputAsList:
+    """Hands the output of a training step on as a list of one dictionary, as MONAI has it after decollating.
 
-    `beta_C1`, `beta_C1_std` (standard deviation over the images), `gate_C1`, ... The gates are means of sigmoids in
-    the paper's form: gates near 0 or 1 mean that beta has saturated. `RunRecord` writes them to `history.csv` and
-    TensorBoard; `figures.save_beta` draws them. Does nothing for a method without layer selective attention.
+    For handlers that consumers append to the trainer's: MONAI's experiment tracking reads the loss of a list
+    only. The last of the bundle's own handlers.
+    """
+
+    def attach(self, engine: Engine) -> None:
+        """Register on the trainer, after the handlers that read the output."""
+        engine.add_event_handler(Events.ITERATION_COMPLETED, self)
+
+    def __call__(self, engine: Engine) -> None:
+        """Wrap the output."""
+        output: Any = engine.state.output
+        engine.state.output = [output]  # type: ignore[assignment]
+
+
+class LSAWeights:
+    """Mean and spread of beta over the images of an epoch, and mean of its gates, in the engine's metrics.
+
+    `beta_C1`, `beta_C1_std` (standard deviation over the images), `gate_C1`, ... The gates are means of
+    sigmoids in the paper's form: gates near 0 or 1 mean that beta has saturated. `RunRecord` writes them to
+    `history.csv` and TensorBoard; `figures.save_beta` draws them. Does nothing for a method without layer
+    selective attention.
 
     Args:
         node_names: Names of the L output nodes, shallow to deep.
@@ -95,7 +114,8 @@ class LSAWeights:
 
     def __call__(self, engine: Engine) -> None:
         """Add the weights of the batch that has just been computed."""
-        pred = engine.state.output["pred"]
+        output: Any = engine.state.output
+        pred = output["pred"]
         if "beta" not in pred:
             return
         beta, gate = pred["beta"].detach().double(), pred["gate"].detach().double()

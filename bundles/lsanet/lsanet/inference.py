@@ -40,6 +40,16 @@ def read_model_info(ckpt_path: str) -> dict[str, Any]:
     return info
 
 
+def check_images(data: Sequence[Mapping[str, str]]) -> None:
+    """Refuse to run on nothing: MONAI's evaluator would end without a word.
+
+    Raises:
+        SettingsError: If there is no file.
+    """
+    if not data:
+        raise SettingsError("no images: give --dataset_dir FOLDER, or --datalist LIST")
+
+
 def find_images(dataset_dir: str | None, datalist: str | None = None) -> list[dict[str, str]]:
     """Files to predict, as dictionaries with `image` (path) and `file` (name in the tables).
 
@@ -145,8 +155,6 @@ class PredictionWriter:
 
     def _start(self, engine: Engine) -> None:
         log_to_file(self.output_dir / "inference.log")
-        if not len(engine.state.dataloader.dataset):
-            raise SettingsError("no images: give --dataset_dir FOLDER, or --datalist LIST")
         logger.info("%d files, %s", len(engine.state.dataloader.dataset), self.settings["ckpt_path"])
 
     def __call__(self, engine: Engine) -> None:
@@ -237,6 +245,8 @@ def class_activation(network: nn.Module, image: torch.Tensor, targets: torch.Ten
         B x H x W in 0..1; 0 everywhere where nothing speaks for the class.
     """
     backbone = network.backbone if isinstance(network, NodeEnsemble) else network
+    # MONAI's evaluator leaves a network in the mode that it had; batch norm must not learn from these images.
+    network.eval()
     with torch.no_grad():
         maps = backbone.forward_nodes(image[:1])  # type: ignore[operator]
     node = max((i for i, m in enumerate(maps) if min(m.shape[-2:]) >= 4), default=0)

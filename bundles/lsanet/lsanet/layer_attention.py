@@ -1,4 +1,4 @@
-"""Feature embedding and layer selective attention: beta, one weight per output node and image (equation 6)."""
+"""Feature embedding and layer selective attention: beta, a weight per output node and image (equation 6)."""
 
 from collections.abc import Sequence
 
@@ -50,10 +50,12 @@ class LayerSelectiveAttention(nn.Module):
 
     def embed(self, feature_maps: Sequence[torch.Tensor]) -> torch.Tensor:
         """L maps of any shape to B x L x C x H x W, H x W being the size of the deepest map."""
-        size = feature_maps[-1].shape[-2:]
+        height, width = size = feature_maps[-1].shape[-2:]
         embedded = [embedding(m) for embedding, m in zip(self.embeddings, feature_maps, strict=True)]
         # Poolings that round down leave the deepest map a row short of the strided convolutions' output.
-        return torch.stack([e if e.shape[-2:] == size else F.adaptive_avg_pool2d(e, size) for e in embedded], 1)
+        return torch.stack(
+            [e if e.shape[-2:] == size else F.adaptive_avg_pool2d(e, (height, width)) for e in embedded], 1
+        )
 
     def forward(self, feature_maps: Sequence[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
         """L feature maps to beta (B x L, rows sum to 1) and the gates it is the softmax of (B x L)."""

@@ -28,6 +28,8 @@ class LSANetLoss(nn.Module):
         ValueError: If the method is unknown or a weight is negative.
     """
 
+    class_weights: torch.Tensor | None
+
     def __init__(
         self,
         *,
@@ -51,7 +53,8 @@ class LSANetLoss(nn.Module):
         self.stop_gradient = stop_gradient
         self.terms: dict[str, torch.Tensor] = {}
         self.register_buffer(
-            "class_weights", None if class_weights is None else torch.as_tensor(class_weights, dtype=torch.float32)
+            "class_weights",
+            None if class_weights is None else torch.as_tensor(class_weights, dtype=torch.float32),
         )
 
     def forward(self, output: dict[str, torch.Tensor], targets: torch.Tensor) -> torch.Tensor:
@@ -94,7 +97,9 @@ def node_cross_entropy(
     num_nodes = logits.shape[1]
     if multi_label:
         expected = targets.to(logits.dtype).unsqueeze(1).expand_as(logits)
-        return F.binary_cross_entropy_with_logits(logits, expected, weight=class_weights, reduction="none").mean(2)
+        return F.binary_cross_entropy_with_logits(
+            logits, expected, weight=class_weights, reduction="none"
+        ).mean(2)
     repeated = targets.unsqueeze(1).expand(-1, num_nodes)
     return F.cross_entropy(logits.transpose(1, 2), repeated, weight=class_weights, reduction="none")
 

@@ -1,12 +1,15 @@
 """Files of MedMNIST layout: found, downloaded with their checksum verified, read and checked."""
 
+import contextlib
 import hashlib
+import http.client
+import io
 import logging
-import shutil
 import urllib.request
 import zipfile
+import zlib
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 
@@ -43,15 +46,22 @@ def find_npz(dataset: str, dataset_dir: str | None) -> Path:
         ConnectionError: If a flag's file is nowhere and cannot be downloaded.
     """
     if dataset not in MEDMNIST_FLAGS:
-        for path in (Path(dataset), Path(dataset_dir or ".") / dataset):
+        places = [Path(dataset), *([Path(dataset_dir) / dataset] if dataset_dir else [])]
+        for path in places:
             if path.is_file():
                 return path
-        raise SettingsError(f"dataset={dataset!r}: no such file")
+        raise SettingsError(
+            f"dataset={dataset!r}: no such file (looked for {' and '.join(map(str, places))})"
+        )
     from medmnist.info import DEFAULT_ROOT
 
-    folders = [Path(f) for f in (dataset_dir, DEFAULT_ROOT) if f]
-    if dataset_dir and not folders[0].is_dir():
+    if dataset_dir and not Path(dataset_dir).is_dir():
         raise SettingsError(f"dataset_dir={dataset_dir!r}: no such folder")
+    folders = [Path(f) for f in (dataset_dir, DEFAULT_ROOT) if f]
+    if not folders:
+        raise SettingsError(
+            f"dataset={dataset!r}: the home folder takes no files; give dataset_dir, a folder for them"
+        )
     for folder in folders:
         path = folder / f"{dataset}.npz"
         if path.is_file():
@@ -62,23 +72,29 @@ def find_npz(dataset: str, dataset_dir: str | None) -> Path:
     return path
 
 
-def medmnist_info(dataset: str, path: Path) -> dict[str, Any] | None:
-    """MedMNIST's own entry (task, class names) for a flag, or for a file that is the official one."""
-    # A file of the user's own may bear an official name: the checksum decides, not the name.
-    if path.stem not in MEDMNIST_FLAGS or (dataset not in MEDMNIST_FLAGS and md5(path) != _published(path.stem)[1]):
-        return None
-    from medmnist import INFO
+def official_flag(dataset: str, path: Path) -> str | None:
+    """Flag whose published file this is, or None: the checksum decides, since anybody's file may bear the name."""
+    if dataset in MEDMNIST_FLAGS:
+        return dataset  # `find_npz` has compared the checksum
+    found = md5(path)
+    return next((flag for flag in MEDMNIST_FLAGS if _published(flag)[1] == found), None)
 
-    return INFO[path.stem.split("_")[0]]
+
+def medmnist_info(flag: str) -> dict[str, Any]:
+    """MedMNIST's own entry for a flag: task, class names, addresses and checksums."""
+    # Without torchvision, medmnist prints advice that does not apply here.
+    with contextlib.redirect_stdout(io.StringIO()):
+        from medmnist.info import INFO
+
+    return INFO[flag.split("_")[0]]
 
 
 def _published(flag: str) -> tuple[str, str]:
     """Address and MD5 of a flag's file."""
-    from medmnist import INFO
-
-    name, _, size = flag.partition("_")
+    size = flag.partition("_")[2]
     suffix = f"_{size}" if size else ""
-    return INFO[name][f"url{suffix}"], INFO[name][f"MD5{suffix}"]
+    info = medmnist_info(flag)
+    return info[f"url{suffix}"], info[f"MD5{suffix}"]
 
 
 def md5(path: Path) -> str:
@@ -104,24 +120,34 @@ def _download(flag: str, path: Path) -> None:
     # the error; the address and the checksum are medmnist's.
     url, expected = _published(flag)
     logger.info("downloading %s to %s", url, path)
-    part = path.with_suffix(".download")
+
+    def save(file: BinaryIO) -> None:
+        digest = hashlib.md5(usedforsecurity=False)
+        for block in iter(lambda: answer.read(1 << 20), b""):
+            digest.update(block)
+            file.write(block)
+        if (found := digest.hexdigest()) != expected:
+            raise ConnectionError(f"what arrived has MD5 {found}, expected {expected}")
+
     try:
         with urllib.request.urlopen(url, timeout=60) as answer:
-            write_whole(part, lambda file: shutil.copyfileobj(answer, file))
-        if (found := md5(part)) != expected:
-            raise ConnectionError(f"{url}: what arrived has MD5 {found}, expected {expected}; try again")
-        part.replace(path)
-    except OSError as error:
+            write_whole(path, save)
+    except (OSError, http.client.HTTPException) as error:
         raise ConnectionError(
-            f"dataset={flag!r}: {path.name} is not in {path.parent} and could not be downloaded ({error}). On a "
-            f"machine with a network, fetch {url} (MD5 {expected}) and put it there as {path}"
+            f"dataset={flag!r}: {path.name} is not in {path.parent} and could not be downloaded ({error}). Try again, "
+            f"or, on a machine with a network, fetch {url} (MD5 {expected}) and put it there as {path}"
         ) from error
-    finally:
-        part.unlink(missing_ok=True)
 
 
-def read_npz(path: Path) -> tuple[dict[str, tuple[np.ndarray, np.ndarray]], list[str] | None]:
+def read_npz(
+    path: Path, *, official: bool = False
+) -> tuple[dict[str, tuple[np.ndarray, np.ndarray]], list[str] | None]:
     """Read a MedMNIST-layout file.
+
+    Args:
+        path: The file.
+        official: Whether it is a published MedMNIST file. Some of those have images that stand in two splits; they
+            are read with a warning, other files with such images are refused.
 
     Returns:
         By split ("train", "val", "test"): images, uint8 N x H x W or N x H x W x 3, and labels, int64 (N,) or 0/1
@@ -133,7 +159,15 @@ def read_npz(path: Path) -> tuple[dict[str, tuple[np.ndarray, np.ndarray]], list
     try:
         with np.load(path, allow_pickle=False) as file:
             arrays = {key: file[key] for key in file.files}
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+    except (
+        OSError,
+        ValueError,
+        EOFError,
+        TypeError,
+        AttributeError,
+        zipfile.BadZipFile,
+        zlib.error,
+    ) as error:
         raise ValueError(f"{path}: not readable as .npz ({error})") from error
     problems = [
         f"{split}_{kind} is missing"
@@ -142,7 +176,9 @@ def read_npz(path: Path) -> tuple[dict[str, tuple[np.ndarray, np.ndarray]], list
         if f"{split}_{kind}" not in arrays
     ]
     if problems:
-        raise ValueError(f"{path}: {'; '.join(problems)} (MedMNIST layout: train_images, train_labels, val_..., test_...)")
+        raise ValueError(
+            f"{path}: {'; '.join(problems)} (MedMNIST layout: train_images, train_labels, val_..., test_...)"
+        )
     splits = {}
     for split in ("train", "val", "test"):
         images, labels = arrays[f"{split}_images"], arrays[f"{split}_labels"]
@@ -159,9 +195,14 @@ def read_npz(path: Path) -> tuple[dict[str, tuple[np.ndarray, np.ndarray]], list
         labels = labels.astype(np.int64)
         flat = labels.reshape(-1) if labels.ndim == 1 or labels.shape[1] == 1 else labels
         result[split] = (images[..., 0] if images.ndim == 4 and images.shape[3] == 1 else images, flat)
-    _refuse_shared_images(path, result)
-    classes = [str(c) for c in arrays["classes"]] if "classes" in arrays else None
-    if classes is not None:
+    _check_shared_images(path, result, official)
+    classes = None
+    if "classes" in arrays:
+        classes = [
+            c.decode() if isinstance(c, bytes) else str(c) for c in arrays["classes"].reshape(-1).tolist()
+        ]
+        if len(set(classes)) < len(classes):
+            raise ValueError(f"{path}: classes has a name twice: {', '.join(classes)}")
         labels = result["train"][1]
         highest = labels.shape[1] if labels.ndim == 2 else max(int(y.max()) for _, y in result.values()) + 1
         if highest > len(classes) or (labels.ndim == 2 and highest != len(classes)):
@@ -171,11 +212,25 @@ def read_npz(path: Path) -> tuple[dict[str, tuple[np.ndarray, np.ndarray]], list
 
 def _problems(split: str, images: np.ndarray, labels: np.ndarray) -> list[str]:
     problems = []
-    if images.dtype != np.uint8 or images.ndim not in (3, 4) or (images.ndim == 4 and images.shape[3] not in (1, 3)):
-        problems.append(f"{split}_images is {images.dtype} {images.shape}, expected uint8 N x H x W or N x H x W x 3")
-    if not (np.issubdtype(labels.dtype, np.integer) or labels.dtype == bool) or labels.ndim not in (1, 2):
-        problems.append(f"{split}_labels is {labels.dtype} {labels.shape}, expected whole numbers, N or N x K")
-    elif len(labels) != len(images):
+    if (
+        images.dtype != np.uint8
+        or images.ndim not in (3, 4)
+        or (images.ndim == 4 and images.shape[3] not in (1, 3))
+    ):
+        problems.append(
+            f"{split}_images is {images.dtype} {images.shape}, expected uint8 N x H x W or N x H x W x 3"
+        )
+    elif 0 in images.shape[1:]:
+        problems.append(f"{split}_images has the shape {images.shape}: images without pixels")
+    if (
+        not (np.issubdtype(labels.dtype, np.integer) or labels.dtype == bool)
+        or labels.shape[1:] == (0,)
+        or not (1 <= labels.ndim <= 2)
+    ):
+        problems.append(
+            f"{split}_labels is {labels.dtype} {labels.shape}, expected whole numbers, N or N x K"
+        )
+    elif images.ndim and len(labels) != len(images):
         problems.append(f"{split} has {len(images)} images and {len(labels)} labels")
     elif len(labels) == 0:
         problems.append(f"{split} is empty")
@@ -186,7 +241,9 @@ def _problems(split: str, images: np.ndarray, labels: np.ndarray) -> list[str]:
     return problems
 
 
-def _refuse_shared_images(path: Path, splits: dict[str, tuple[np.ndarray, np.ndarray]]) -> None:
+def _check_shared_images(
+    path: Path, splits: dict[str, tuple[np.ndarray, np.ndarray]], official: bool
+) -> None:
     seen: dict[bytes, tuple[str, int]] = {}
     shared = []
     for split, (images, _) in splits.items():
@@ -194,14 +251,17 @@ def _refuse_shared_images(path: Path, splits: dict[str, tuple[np.ndarray, np.nda
             key = hashlib.blake2b(image.tobytes(), digest_size=16).digest()
             first = seen.setdefault(key, (split, index))
             if first[0] != split:
-                shared.append((first, (split, index)))
-    if shared:
-        # The official files have some of these: they are what the published figures stand on.
-        logger.warning(
-            "%s: %d images stand in two splits pixel by pixel, for example %s %d and %s %d: figures on the later "
-            "split are too good by them",
-            path.name,
-            len(shared),
-            *shared[0][0],
-            *shared[0][1],
+                shared.append(f"{first[0]} {first[1]} is {split} {index}")
+    if not shared:
+        return
+    count = "1 image stands" if len(shared) == 1 else f"{len(shared)} images stand"
+    found = (
+        f"{count} in two splits pixel by pixel ({', '.join(shared[:3])}{', ...' if len(shared) > 3 else ''})"
+    )
+    if not official:
+        raise ValueError(
+            f"{path}: {found}: the figures would be too good by them; take them out of one split, or cut the splits "
+            "with tools/make_data_lists.py, which keeps copies together"
         )
+    # The published figures stand on these files as they are.
+    logger.warning("%s: %s: figures on the later split are too good by them", path.name, found)

@@ -1,4 +1,4 @@
-"""The networks that are trained (all output nodes) and the ones that are shipped (C4 alone, or the ensemble)."""
+"""The networks that are trained (all output nodes) and those that are shipped (C4 alone, or the ensemble)."""
 
 from collections.abc import Sequence
 
@@ -68,6 +68,7 @@ class LSANet(nn.Module):
                 embed_channels=embed_channels,
                 temperature=lsa_temperature,
             )
+        self.register_load_state_dict_pre_hook(_accept_backbone)
 
     @property
     def node_names(self) -> tuple[str, ...]:
@@ -92,6 +93,14 @@ class LSANet(nn.Module):
         if self.lsa is not None:
             output["beta"], output["gate"] = self.lsa([feature_maps[node] for node in self.nodes])
         return output
+
+
+def _accept_backbone(network: nn.Module, weights: dict[str, torch.Tensor], prefix: str, *_) -> None:
+    """Take the shipped weights for those of the backbone: MONAI Label loads them to go on training."""
+    inner = f"{prefix}backbone."
+    if not any(name.startswith(inner) for name in weights):
+        for name in [n for n in weights if n.startswith(prefix)]:
+            weights[inner + name[len(prefix) :]] = weights.pop(name)
 
 
 class NodeEnsemble(LSANet):
@@ -149,12 +158,15 @@ def _check_nodes(method: str, output_nodes: Sequence[str]) -> tuple[int, ...]:
         raise ValueError(f"output_nodes is {names}: expected C4 and any of C1, C2, C3, each once")
     if method == "baseline" and names != ["C4"]:
         raise ValueError(
-            f"method='baseline' has the classifier C4 alone, and output_nodes is {names}: use ['C4'], or method='dsn'"
+            f"method='baseline' has the classifier C4 alone, and output_nodes is {names}: use ['C4'], "
+            "or method='dsn'"
         )
     if method == "dks" and set(names) != {"C2", "C3", "C4"}:
         raise ValueError(f"method='dks' has branches at C2 and C3 beside C4, and output_nodes is {names}")
     if method != "baseline" and len(names) == 1:
-        raise ValueError(f"method={method!r} needs an auxiliary node beside C4: add C1, C2 or C3 to output_nodes")
+        raise ValueError(
+            f"method={method!r} needs an auxiliary node beside C4: add C1, C2 or C3 to output_nodes"
+        )
     return tuple(sorted(NODES.index(n) for n in names))
 
 

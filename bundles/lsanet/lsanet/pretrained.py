@@ -48,8 +48,8 @@ def init_network(
         network: As just built.
         backbone: Name of its backbone.
         pretrained: Whether to load ImageNet weights into the backbone (all but the classifier).
-        ckpt_path: Or the weights of an earlier run or release to continue from. A classifier for other classes is
-            left out, and the log says so.
+        ckpt_path: Or the weights of an earlier run or release to continue from. A classifier for other
+            classes is left out, and the log says so.
         address: Where the ImageNet files are.
 
     Raises:
@@ -66,12 +66,14 @@ def init_network(
 def _load_imagenet(network: Backbone, name: str, address: str) -> None:
     url = address + FILES[name]
     try:
-        weights = torch.hub.load_state_dict_from_url(url, map_location="cpu", check_hash=True, weights_only=True)
+        weights = torch.hub.load_state_dict_from_url(
+            url, map_location="cpu", check_hash=True, weights_only=True
+        )
     except (URLError, OSError) as error:
         folder = Path(torch.hub.get_dir()) / "checkpoints"
         raise ConnectionError(
-            f"pretrained=true: {url} could not be downloaded ({error}). On a machine with a network, fetch it and put "
-            f"it into {folder} as {FILES[name]}; or train with pretrained=false"
+            f"pretrained=true: {url} could not be downloaded ({error}). On a machine with a network, fetch "
+            f"it and put it into {folder} as {FILES[name]}; or train with pretrained=false"
         ) from error
     _load_matching(network, imagenet_names(weights, name), url)
 
@@ -92,7 +94,9 @@ def _load_matching(network: nn.Module, weights: Mapping[str, torch.Tensor], sour
     new = ("fc.", "class_layers.")
     missing = [k for k in outcome.missing_keys if ".attention." not in k and not k.startswith(new)]
     if missing or outcome.unexpected_keys:
-        raise ValueError(f"{source} does not fit: missing {missing[:5]}, unexpected {outcome.unexpected_keys[:5]}")
+        raise ValueError(
+            f"{source} does not fit: missing {missing[:5]}, unexpected {outcome.unexpected_keys[:5]}"
+        )
 
 
 def _load_earlier(network: LSANet, path: Path) -> None:
@@ -110,8 +114,9 @@ def _load_earlier(network: LSANet, path: Path) -> None:
     lacking = [k for k in whole if k.startswith("backbone.") and k not in named]
     if unfit or lacking:
         raise ValueError(
-            f"ckpt_path: {path} does not fit this network: it has {unfit[:3]} and lacks {lacking[:3]}; backbone and "
-            "attention must be those of its training"
+            f"ckpt_path: {path} does not fit this network: it has {unfit[:3]} and lacks {lacking[:3]}; "
+            "backbone and attention (and for the weights of all nodes method, output_nodes and lsa) must be "
+            "those of its training"
         )
     if other_classes:
         logger.warning("%s was trained for other classes: its classifiers %s start anew", path, other_classes)

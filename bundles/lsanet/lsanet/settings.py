@@ -2,9 +2,21 @@
 
 from typing import Any
 
-from ._common import FLAG, Settings, SettingsError, check_values, number, one_of, read_settings, whole
+import torch
+
+from ._common import (
+    FLAG,
+    Settings,
+    SettingsError,
+    calling_parser,
+    check_values,
+    number,
+    one_of,
+    read_settings,
+    whole,
+)
 from .attention import ATTENTIONS
-from .backbones import BACKBONES
+from .backbones import BACKBONES, check_image_size
 from .layer_attention import LSA_VARIANTS
 from .network import METHODS, METHODS_WITH_LSA, METHODS_WITH_SYNERGY
 from .transforms import AUGMENTATIONS
@@ -20,9 +32,23 @@ def _text(value: Any) -> bool:
     return isinstance(value, str) and value != ""
 
 
+def _three_numbers(value: Any) -> bool:
+    fits = number(float("-inf"))[0]
+    return isinstance(value, (list, tuple)) and len(value) == 3 and all(fits(v) for v in value)
+
+
+def _device(value: Any) -> bool:
+    try:
+        device = torch.device(value)
+    except (RuntimeError, TypeError):
+        return False
+    return device.type != "cuda" or (device.index or 0) < torch.cuda.device_count()
+
+
 TEXT = (_text, "text")
 OPTIONAL_TEXT = (lambda v: v is None or _text(v), "text or null")
-THREE_NUMBERS = (lambda v: isinstance(v, (list, tuple)) and len(v) == 3, "three numbers")
+THREE_NUMBERS = (_three_numbers, "three numbers")
+DEVICE = (_device, "cpu, or a device that this machine and its torch have, such as cuda or cuda:1")
 
 _COMMON = {
     "dataset_dir": OPTIONAL_TEXT,
@@ -35,7 +61,8 @@ _COMMON = {
     "keep_aspect": FLAG,
     "keep_nodes": FLAG,
     "mean": THREE_NUMBERS,
-    "std": THREE_NUMBERS,
+    "std": (lambda v: _three_numbers(v) and min(v) > 0, "three numbers above 0"),
+    "device": DEVICE,
     "backbone": one_of(*BACKBONES),
     "attention": one_of(*ATTENTIONS),
     "method": one_of(*METHODS),
@@ -89,7 +116,8 @@ def training_settings(bundle_root: str) -> Settings:
     settings = read_settings(bundle_root, "train.json")
     check_values(settings, _COMMON | _TRAINING)
     problems = [
-        f"{name}={value!r} has no effect with method={settings['method']!r}: it is for {', '.join(_ONLY_WITH[name])}"
+        f"{name}={value!r} has no effect with method={settings['method']!r}: "
+        f"it is for {', '.join(_ONLY_WITH[name])}"
         for name, value in settings.changed.items()
         if name in _ONLY_WITH and settings["method"] not in _ONLY_WITH[name]
     ]
@@ -101,12 +129,31 @@ def training_settings(bundle_root: str) -> Settings:
         problems.append("dataset_dir has no effect with dataset='demo': give dataset too")
     if settings["val_interval"] > settings["max_epochs"]:
         problems.append(
-            f"val_interval={settings['val_interval']} is more than max_epochs={settings['max_epochs']}: no epoch would "
-            "be validated, and none chosen"
+            f"val_interval={settings['val_interval']} is more than max_epochs={settings['max_epochs']}: no "
+            "epoch would be validated, and none chosen"
         )
+    try:
+        check_image_size(settings["backbone"], settings["image_size"])
+    except ValueError as error:
+        problems.append(str(error))
     if problems:
         raise SettingsError("; ".join(problems))
+    _read_changes_of_consumers(settings)
     return settings
+
+
+def _read_changes_of_consumers(settings: Settings) -> None:
+    # Federated learning and MONAI Label change the trainer and its data directly; the record is to say so.
+    parser = calling_parser()
+    if parser is None:
+        return
+    changes: dict[str, Any] = {}
+    if isinstance(epochs := parser.get("train::trainer::max_epochs"), int):
+        changes["max_epochs"] = epochs
+    if isinstance(parser.get("train::dataset::data"), list):
+        changes["dataset"] = "handed over by another program"
+    settings.update(changes)
+    settings.changed.update(changes)
 
 
 def inference_settings(bundle_root: str) -> Settings:

@@ -27,7 +27,7 @@ def build_shipped(
 ) -> nn.Module:
     """The network that `model.pt` has the weights of: image B x 3 x H x W to logits B x K.
 
-    The backbone with its classifier C4, as fast as a plain one; or with `keep_nodes` the ensemble of all nodes.
+    The backbone with its classifier C4, as fast as a plain one; with `keep_nodes` the ensemble of all nodes.
 
     Args:
         backbone: One of `backbones.BACKBONES`.
@@ -51,7 +51,9 @@ def build_shipped(
     return build_backbone(backbone, num_classes, attention=attention)
 
 
-def shipped_weights(training_weights: Mapping[str, torch.Tensor], keep_nodes: bool) -> dict[str, torch.Tensor]:
+def shipped_weights(
+    training_weights: Mapping[str, torch.Tensor], keep_nodes: bool
+) -> dict[str, torch.Tensor]:
     """Weights of the shipped network out of those of the trained `network.LSANet`."""
     if keep_nodes:
         return dict(training_weights)
@@ -67,19 +69,21 @@ def load_weights(network: nn.Module, path: str | Path) -> None:
         ValueError: If it holds anything but the weights of this network.
     """
     if not Path(path).is_file():
-        raise FileNotFoundError(f"ckpt_path: {path} does not exist; train first, or give the weights of a run")
+        raise FileNotFoundError(
+            f"ckpt_path: {path} does not exist; train first, or give the weights of a run"
+        )
     try:
         weights = torch.load(path, map_location="cpu", weights_only=True)
         network.load_state_dict(weights)
     except Exception as error:
         raise ValueError(
-            f"ckpt_path: {path} does not hold the weights of this network ({str(error)[:500]}). The settings backbone, "
-            "attention, keep_nodes and the classes must be those of its training"
+            f"ckpt_path: {path} does not hold the weights of this network ({str(error)[:500]}). The settings "
+            "backbone, attention, keep_nodes and the classes must be those of its training"
         ) from error
 
 
 class NodeInferer(SimpleInferer):
-    """Runs a shipped network; for a `NodeEnsemble` keeps the nodes' disagreement on the batch in `disagreement`."""
+    """Runs a shipped network; of a `NodeEnsemble` it keeps the nodes' disagreement on the batch."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -97,7 +101,9 @@ class NodeInferer(SimpleInferer):
         return network.logits_of(ensemble(probabilities, weights))
 
 
-def node_disagreement(probabilities: torch.Tensor, weights: torch.Tensor, multi_label: bool = False) -> torch.Tensor:
+def node_disagreement(
+    probabilities: torch.Tensor, weights: torch.Tensor, multi_label: bool = False
+) -> torch.Tensor:
     """Generalised Jensen-Shannon divergence of the nodes' predictions, in 0 (they agree) to 1.
 
     H(sum_l w_l p_l) - sum_l w_l H(p_l), the entropies over log K; for multi-label the mean over the labels.
@@ -113,7 +119,7 @@ def node_disagreement(probabilities: torch.Tensor, weights: torch.Tensor, multi_
 
 
 def normalised_entropy(probabilities: torch.Tensor, multi_label: bool = False) -> torch.Tensor:
-    """Entropy of predictions ... x K in 0 (certain) to 1 (uniform); for multi-label the mean over the labels."""
+    """Entropy of predictions ... x K, 0 (certain) to 1 (uniform); for multi-label the mean over labels."""
     if multi_label:
         both = torch.stack([probabilities, 1 - probabilities], dim=-1)
         return torch.special.entr(both).sum(dim=-1).mean(dim=-1) / math.log(2)
@@ -121,7 +127,12 @@ def normalised_entropy(probabilities: torch.Tensor, multi_label: bool = False) -
 
 
 def predict(
-    network: nn.Module, loader: Iterable[Any], *, prepare_batch: Callable[..., Any], device: Any, amp: bool = False
+    network: nn.Module,
+    loader: Iterable[Any],
+    *,
+    prepare_batch: Callable[..., Any],
+    device: Any,
+    amp: bool = False,
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
     """Run a shipped network over a loader.
 
@@ -133,7 +144,8 @@ def predict(
     inferer = NodeInferer()
 
     def collect(engine: Engine) -> None:
-        logits.append(engine.state.output["pred"].float().cpu())
+        output: Any = engine.state.output
+        logits.append(output["pred"].float().cpu())
         if inferer.disagreement is not None:
             disagreement.append(inferer.disagreement.float().cpu())
 

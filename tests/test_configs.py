@@ -1,0 +1,83 @@
+"""The configs of all bundles: the same settings everywhere, in step with the model cards, nothing undocumented."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+BUNDLES = sorted(p.parent.parent for p in ROOT.glob("bundles/*/configs/train.json"))
+COMMON = """dataset dataset_dir datalist output_dir image_size max_epochs batch_size learning_rate seed device amp
+num_workers val_interval early_stop_patience pretrained ckpt_path resume""".split()
+
+
+def _settings(config: dict) -> list[str]:
+    names = list(config)
+    return [n for n in names[: names.index("bundle_root")] if n != "imports"]
+
+
+@pytest.fixture(params=BUNDLES, ids=lambda p: p.name)
+def bundle(request) -> Path:
+    return request.param
+
+
+def _read(bundle: Path, name: str) -> dict:
+    return json.loads((bundle / "configs" / f"{name}.json").read_text())
+
+
+def test_common_settings_have_the_same_names(bundle):
+    assert set(COMMON) <= set(_settings(_read(bundle, "train")))
+
+
+def test_every_setting_is_in_the_model_card(bundle):
+    card = (bundle / "docs" / "README.md").read_text()
+    documented = set(re.findall(r"`([a-z_]+)`", card))
+    for name in ("train", "inference"):
+        missing = [s for s in _settings(_read(bundle, name)) if s not in documented]
+        assert not missing
+
+
+def test_plain_defaults_are_those_of_the_model_card(bundle):
+    card = (bundle / "docs" / "README.md").read_text()
+    rows = dict(re.findall(r"^\| `([a-z_]+)` \| `?([^|`]+?)`? \|", card, re.MULTILINE))
+    train = _read(bundle, "train")
+    plain = {s: train[s] for s in _settings(train) if not isinstance(train[s], str) or train[s][0] not in "$@"}
+    assert len(plain) > 10
+    for name, default in plain.items():
+        if name in rows:
+            shown = rows[name].split(";")[0]
+            assert shown == (default if isinstance(default, str) else json.dumps(default)), name
+
+
+def test_every_reference_in_a_config_exists(bundle):
+    train = _read(bundle, "train")
+    known = set(train) | {n for name in ("evaluate", "multi_gpu_train") for n in _read(bundle, name)}
+    for config in (train, {**train, **_read(bundle, "evaluate")}, {**train, **_read(bundle, "multi_gpu_train")}):
+        names = re.findall(r"[\"$ \[({]@([a-z_]+)", json.dumps(config).replace("\\", ""))
+        assert len(names) > 50
+        assert not [n for n in names if n not in known]
+
+
+def test_metadata_says_what_the_zoo_asks_for(bundle):
+    metadata = _read(bundle, "metadata")
+    needed = """schema version changelog monai_version pytorch_version numpy_version required_packages_version task
+    description authors copyright network_data_format""".split()
+    assert [n for n in needed if n not in metadata] == []
+    assert metadata["version"] in metadata["changelog"]
+    for path in ("LICENSE", "configs/inference.json", "configs/logging.conf", "docs/README.md", "docs/data_license.txt"):
+        assert (bundle / path).is_file()
+
+
+def test_released_weights_are_what_their_description_says(bundle):
+    import hashlib
+
+    path = bundle / "models" / "model.pt"
+    info = json.loads(path.with_suffix(".json").read_text())
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    assert info["sha256"] == digest
+    assert digest in (bundle / "models" / "README.md").read_text()
+    outputs = _read(bundle, "metadata")["network_data_format"]["outputs"]["pred"]
+    assert list(outputs["channel_def"].values()) == info["classes"]
+    assert outputs["num_channels"] == len(info["classes"])
+    assert _read(bundle, "metadata")["network_data_format"]["inputs"]["image"]["spatial_shape"] == [info["image_size"]] * 2

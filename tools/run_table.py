@@ -1,0 +1,142 @@
+"""Train and evaluate the rows of a table, each with several seeds, into one CSV; can be stopped and resumed.
+
+A table is a JSON file: the bundle, settings that all rows share, and the rows with the settings of their own:
+
+    {"bundle": "lsanet", "common": {"dataset": "retinamnist", "image_size": 64},
+     "rows": {"baseline": {"method": "baseline"}, "lsanet": {"method": "lsanet"}}}
+
+    python tools/run_table.py table.json --seeds 0,1,2 --output bundles/lsanet/docs/results/table.csv
+
+Every run is a command `python -m monai.bundle run` of its own, in its own folder below `--runs_dir`; a run that was
+stopped goes on where it was, and one that is already in the CSV with the same settings is not run again. With
+`--jobs` several run side by side on one machine. Paths of a table are relative to the repository.
+"""
+
+import argparse
+import csv
+import json
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from threading import Lock
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+SPLITS = {"": ("test",), "last_": ("last_epoch", "test"), "val_": ("validation",)}
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command; returns the number of rows that failed."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("table", type=Path, help="JSON file with bundle, common and rows")
+    parser.add_argument("--seeds", default="0", help="comma-separated seeds (default: 0)")
+    parser.add_argument("--output", type=Path, required=True, help="CSV to write or to go on with")
+    parser.add_argument("--runs_dir", type=Path, required=True, help="folder of the runs, a folder per row and seed")
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="NAME=VALUE", help="a setting of this machine, such as dataset_dir"
+    )
+    parser.add_argument("--jobs", type=int, default=1, help="runs side by side (default: 1)")
+    options = parser.parse_args(arguments)
+    table = read_table(options.table)
+    local = dict(item.split("=", 1) for item in options.set)
+    seeds = [int(seed) for seed in options.seeds.split(",")]
+    done = read_rows(options.output)
+    results = {(r["row"], r["seed"]): r for r in done}
+    lock = Lock()
+
+    def work(job: tuple[str, int]) -> bool:
+        name, seed = job
+        settings = {**table["common"], **table["rows"][name], "seed": seed}
+        text = json.dumps(settings, sort_keys=True)
+        if results.get((name, str(seed)), {}).get("settings") == text:
+            print(f"{name}, seed {seed}: already in {options.output}")
+            return True
+        row = run(table["bundle"], settings | local, options.runs_dir / f"{options.table.stem}-{name}-seed{seed}")
+        if row is None:
+            return False
+        with lock:
+            results[name, str(seed)] = {"row": name, "seed": str(seed), **row, "settings": text}
+            write_rows(options.output, [results[k] for k in sorted(results, key=lambda k: order(table, k))])
+        print(f"{name}, seed {seed}: ACC {row['acc']}, AUC {row['auc']}")
+        return True
+
+    jobs = [(name, seed) for seed in seeds for name in table["rows"]]
+    with ThreadPoolExecutor(max(options.jobs, 1)) as pool:
+        return sum(not fine for fine in pool.map(work, jobs))
+
+
+def read_table(path: Path) -> dict[str, Any]:
+    """Read and check a table.
+
+    Raises:
+        SystemExit: If a key is missing or the bundle is unknown.
+    """
+    table = json.loads(path.read_text(encoding="utf-8"))
+    if missing := [key for key in ("bundle", "common", "rows") if key not in table]:
+        raise SystemExit(f"{path}: {', '.join(missing)} missing; expected bundle, common and rows")
+    if not (ROOT / "bundles" / table["bundle"]).is_dir():
+        raise SystemExit(f"{path}: bundle is {table['bundle']!r}, and bundles/ has no such folder")
+    return table
+
+
+def run(bundle: str, settings: dict[str, Any], folder: Path) -> dict[str, Any] | None:
+    """Train and evaluate one row; returns its figures, or None if it failed (its output is in `folder`/run.txt)."""
+    folder.mkdir(parents=True, exist_ok=True)
+    command = [sys.executable, "-m", "monai.bundle", "run"]
+    command += ["--config_file", str(ROOT / "bundles" / bundle / "configs" / "train.json")]
+    for name, value in {**settings, "output_dir": str(folder), "resume": True}.items():
+        command += [f"--{name}", value if isinstance(value, str) else repr(value)]
+    with open(folder / "run.txt", "w", encoding="utf-8") as log:
+        code = subprocess.run(command, stdout=log, stderr=subprocess.STDOUT, cwd=ROOT, check=False).returncode
+    if code != 0:
+        print(f"failed with exit code {code}: {folder / 'run.txt'}", file=sys.stderr)
+        return None
+    return figures(json.loads((folder / "metrics.json").read_text(encoding="utf-8"))) | {"commit": commit()}
+
+
+def figures(metrics: dict[str, Any]) -> dict[str, Any]:
+    """Figures of a run out of its `metrics.json`: test, test of the last epoch (last_...), validation (val_...)."""
+    row: dict[str, Any] = {"dataset": metrics["dataset"], "epoch": metrics["chosen_epoch"]}
+    for prefix, keys in SPLITS.items():
+        part = metrics
+        for key in keys:
+            part = part.get(key, {})
+        row.update({f"{prefix}{n}": f"{v:.4f}" for n, v in part.items() if isinstance(v, float)})
+    return row
+
+
+def commit() -> str:
+    """Short hash of the commit, with a + if the tree differs from it."""
+    found = subprocess.run(["git", "describe", "--always", "--dirty=+"], cwd=ROOT, capture_output=True, text=True)
+    return found.stdout.strip() or "unknown"
+
+
+def order(table: dict[str, Any], key: tuple[str, str]) -> tuple[int, int]:
+    """Place of a result in the CSV: as in the table, then by seed; results of other tables come last."""
+    names = list(table["rows"])
+    return (names.index(key[0]) if key[0] in names else len(names), int(key[1]))
+
+
+def read_rows(path: Path) -> list[dict[str, str]]:
+    """Rows of an earlier CSV, if there is one."""
+    if not path.is_file():
+        return []
+    with open(path, newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def write_rows(path: Path, rows: list[dict[str, Any]]) -> None:
+    """Write the CSV, whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.tmp")
+    columns = list(dict.fromkeys(key for row in rows for key in row))
+    with open(temporary, "w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, columns, restval="", lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+    temporary.replace(path)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
