@@ -60,7 +60,10 @@ def write_csv(path: Path, columns: str, rows) -> Path:
 
 def write_list(path: Path, entries, label=lambda name: name, **more) -> Path:
     sections = {"train": "training", "val": "validation", "test": "test"}
-    content = {s: [{"image": f, "label": label(c)} for f, c, part in entries if part == k] for k, s in sections.items()}
+    content = {
+        s: [{"image": f, "label": label(c)} for f, c, part in entries if part == k]
+        for k, s in sections.items()
+    }
     path.write_text(json.dumps(content | more))
     return path
 
@@ -97,7 +100,8 @@ def test_demo_seed_changes_training_pictures_only_and_never_repeats_those_of_ano
 
 
 @pytest.mark.parametrize(
-    ("labels", "task", "count"), [("three", "multi-class", 3), ("two", "binary-class", 2), ("multi", MULTI_LABEL, 3)]
+    ("labels", "task", "count"),
+    [("three", "multi-class", 3), ("two", "binary-class", 2), ("multi", MULTI_LABEL, 3)],
 )
 @pytest.mark.parametrize("shape", [(7, 6), (7, 6, 3)], ids=["grey", "colour"])
 def test_npz_images_labels_and_task(tmp_path, labels, task, count, shape):
@@ -148,9 +152,13 @@ def test_copies_in_two_splits_are_refused_with_their_number(tmp_path):
     arrays["test_images"][3] = arrays["train_images"][5]
     arrays["val_images"][0] = arrays["train_images"][7]
     np.savez(path, **arrays)
-    with pytest.raises(ValueError, match=r"2 images stand in two splits .*train 7 is val 0, train 5 is test 3\)"):
+    with pytest.raises(
+        ValueError, match=r"2 images stand in two splits .*train 7 is val 0, train 5 is test 3\)"
+    ):
         load_data(str(path))
-    arrays["val_images"][0] = arrays["val_images"][1]  # twice in one split says nothing wrong about the figures
+    arrays["val_images"][0] = arrays["val_images"][
+        1
+    ]  # twice in one split says nothing wrong about the figures
     arrays["test_images"][3] = 0
     np.savez(path, **arrays)
     load_data(str(path))
@@ -194,7 +202,11 @@ def test_the_same_images_by_every_kind_of_list(tmp_path):
     lists = [
         write_csv(tmp_path / "in" / "names.csv", "file,class,split", entries),
         write_csv(tmp_path / "in" / "label.csv", "path,label,split", entries),
-        write_csv(tmp_path / "in" / "both.csv", "image,label,class,split", [(f, index[c], c, s) for f, c, s in entries]),
+        write_csv(
+            tmp_path / "in" / "both.csv",
+            "image,label,class,split",
+            [(f, index[c], c, s) for f, c, s in entries],
+        ),
         write_list(tmp_path / "in" / "names.json", entries),
         write_list(tmp_path / "in" / "index.json", entries, index.get, labels={"0": "cat", "1": "dog"}),
         write_list(tmp_path / "in" / "list.json", entries, index.get, labels=["cat", "dog"]),
@@ -204,7 +216,9 @@ def test_the_same_images_by_every_kind_of_list(tmp_path):
     for data, path in zip(found, lists, strict=True):
         assert same(data, found[0]), path
         assert data.splits["val"].files == [f for f, _, s in entries if s == "val"]
-        assert np.array_equal(data.splits["val"].images[2], np.asarray(Image.open(tmp_path / "in" / entries[6][0])))
+        assert np.array_equal(
+            data.splits["val"].images[2], np.asarray(Image.open(tmp_path / "in" / entries[6][0]))
+        )
     assert same(load_data(str(lists[0])), found[0])
 
 
@@ -218,7 +232,9 @@ def test_indices_without_names(tmp_path):
 
 def test_several_labels_an_image_and_unlabelled(tmp_path):
     entries = write_images(tmp_path)
-    path = write_list(tmp_path / "a.json", entries, lambda c: [1, 0] if c == "cat" else [1, 1], labels=["x", "y"])
+    path = write_list(
+        tmp_path / "a.json", entries, lambda c: [1, 0] if c == "cat" else [1, 1], labels=["x", "y"]
+    )
     with pytest.raises(ValueError, match="label 'x' is present in every image of val"):
         load_data(str(path))
     labels = iter([[0, 0], [1, 0], [0, 1], [1, 1]] * 3)
@@ -263,7 +279,9 @@ def test_real_list_with_groups_loads(tmp_path, real_data):
 @pytest.mark.parametrize("keep_aspect", [True, False])
 def test_batch_of_files_is_each_file_preprocessed(tmp_path, sizes, mode, cache, keep_aspect):
     entries = write_images(tmp_path, sizes, mode)
-    data = load_data(str(write_csv(tmp_path / "images.csv", "file,class,split", entries)), cache=cache, num_workers=2)
+    data = load_data(
+        str(write_csv(tmp_path / "images.csv", "file,class,split", entries)), cache=cache, num_workers=2
+    )
     preprocess = Preprocess(image_size=8, keep_aspect=keep_aspect, mean=[0.4, 0.5, 0.6], std=[0.2, 0.3, 0.4])
     for split in SPLITS:
         batch = ImageSet(data.splits[split], preprocess)[[3, 0, 2]]
@@ -362,7 +380,8 @@ def epoch_of(length, batch_size, epoch=0, **kwargs):
 
 
 @pytest.mark.parametrize(
-    ("length", "sizes"), [(32, [8] * 4), (33, [8, 8, 8, 9]), (34, [8] * 4 + [2]), (5, [5]), (9, [9]), (1, [1])]
+    ("length", "sizes"),
+    [(32, [8] * 4), (33, [8, 8, 8, 9]), (34, [8] * 4 + [2]), (5, [5]), (9, [9]), (1, [1])],
 )
 def test_every_image_once_an_epoch_and_no_batch_of_one_in_training(length, sizes):
     found = epoch_of(length, 8)
@@ -418,7 +437,9 @@ def test_class_weights():
     assert several.class_weights("balanced") == pytest.approx([4 / (2 * 3), 4 / (2 * 1)])
 
 
-@pytest.mark.parametrize("weights", [[1, 2], [1, 2, 0], [1, 2, -1], [1, 2, "x"], [1, 2, float("nan")], "often", 3])
+@pytest.mark.parametrize(
+    "weights", [[1, 2], [1, 2, 0], [1, 2, -1], [1, 2, "x"], [1, 2, float("nan")], "often", 3]
+)
 def test_class_weights_of_another_form(weights):
     with pytest.raises(SettingsError, match=r"class_weights=.*3 numbers above 0, for a, b, c"):
         of_labels([0, 1, 2]).class_weights(weights)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 TOOLS = Path(__file__).resolve().parents[1] / "tools"
 sys.path.insert(0, str(TOOLS))
@@ -178,6 +179,19 @@ def test_missed_bar_and_the_exit_status(
     arguments = ["lsanet", "--output", str(tmp_path / "b.csv"), "--device", "cpu"]
     assert benchmark.main([*arguments, *(["--strict"] if strict else [])]) == status
     assert "0 bars hold, 1 missed" in capsys.readouterr().out
+
+
+def test_plain_network_computes_what_the_shipped_one_does() -> None:
+    import benchmark_lsanet
+    from lsanet.shipped import build_shipped
+
+    load = benchmark_lsanet.Load(32, 32, 2, 1, "cpu")
+    plain = benchmark_lsanet.plain_network(load, channels_last=False).eval()
+    shipped = build_shipped(backbone="resnet18", num_classes=8, image_size=32).eval()
+    shipped.load_state_dict(plain.state_dict())
+    images = torch.rand(2, 3, 32, 32)
+    with torch.no_grad():
+        torch.testing.assert_close(shipped(images), plain(images))
 
 
 def run_lsanet(tmp_path: Path, only: str) -> list[dict[str, str]]:

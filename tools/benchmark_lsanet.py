@@ -175,7 +175,12 @@ class PictureSet(Dataset):
 def plain_network(load: Load, channels_last: bool) -> nn.Module:
     """MONAI's ResNet-18 with the layers of the bundle's, to train."""
     network = resnet18(
-        spatial_dims=2, n_input_channels=3, num_classes=NUM_CLASSES, feed_forward=True, bias_downsample=False
+        spatial_dims=2,
+        n_input_channels=3,
+        conv1_t_stride=2,  # MONAI's default of 1 computes four times as much
+        num_classes=NUM_CLASSES,
+        feed_forward=True,
+        bias_downsample=False,
     )
     layout = torch.channels_last if channels_last else torch.contiguous_format
     return network.to(load.device).to(memory_format=layout).train()  # type: ignore[call-overload]

@@ -80,14 +80,17 @@ def read_settings(bundle_root: str, config_name: str) -> Settings:
 
 
 def _read_words(parser: ConfigParser, defaults: Mapping[str, Any]) -> None:
-    # The command line hands over `--resume true` as the text "true", which would count as true even as "false".
+    # The command line hands over `--resume true` as the text "true", which would count as true even as "false", and
+    # `--dataset 2024`, a folder, as a number.
     words = {"true": True, "false": False, "null": None, "none": None}
     for name, default in defaults.items():
-        text = parser.config.get(name)  # type: ignore[union-attr]
-        if not isinstance(text, str) or not (isinstance(default, bool) or default is None):
-            continue
-        word = words.get(text.lower(), text)
-        if type(word) is type(default):
+        given = parser.config.get(name)  # type: ignore[union-attr]
+        word = given
+        if isinstance(given, str) and (isinstance(default, bool) or default is None):
+            word = words.get(given.lower(), given)
+        elif isinstance(default, str) and default[:1] not in ("$", "@", "%") and type(given) in (int, float):
+            word = str(given)
+        if word is not given and type(word) is type(default):
             parser.config[name] = word  # type: ignore[index]
             parser.ref_resolver.items[name].update_config(word)
             parser.ref_resolver.resolved_content[name] = word
