@@ -65,7 +65,13 @@ def test_metadata_says_what_the_zoo_asks_for(bundle):
     description authors copyright network_data_format""".split()
     assert [n for n in needed if n not in metadata] == []
     assert metadata["version"] in metadata["changelog"]
-    for path in ("LICENSE", "configs/inference.json", "configs/logging.conf", "docs/README.md", "docs/data_license.txt"):
+    for path in (
+        "LICENSE",
+        "configs/inference.json",
+        "configs/logging.conf",
+        "docs/README.md",
+        "docs/data_license.txt",
+    ):
         assert (bundle / path).is_file()
 
 
@@ -80,4 +86,6 @@ def test_released_weights_are_what_their_description_says(bundle):
     outputs = _read(bundle, "metadata")["network_data_format"]["outputs"]["pred"]
     assert list(outputs["channel_def"].values()) == info["classes"]
     assert outputs["num_channels"] == len(info["classes"])
-    assert _read(bundle, "metadata")["network_data_format"]["inputs"]["image"]["spatial_shape"] == [info["image_size"]] * 2
+    assert (
+        _read(bundle, "metadata")["network_data_format"]["inputs"]["image"]["spatial_shape"] == [info["image_size"]] * 2
+    )

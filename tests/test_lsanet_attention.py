@@ -49,10 +49,7 @@ def cbam(x, w, training):
     assert kernel.shape == (2, 7, 7)
     refined, response = np.empty_like(x), np.empty((len(x), *x.shape[2:]))
     for image, maps in enumerate(x):
-        mlp = [
-            second @ np.maximum(first @ pooled, 0)
-            for pooled in (maps.mean(axis=(1, 2)), maps.max(axis=(1, 2)))
-        ]
+        mlp = [second @ np.maximum(first @ pooled, 0) for pooled in (maps.mean(axis=(1, 2)), maps.max(axis=(1, 2)))]
         refined[image] = maps * expit(mlp[0] + mlp[1])[:, None, None]
         both = np.stack([refined[image].mean(axis=0), refined[image].max(axis=0)])
         padded = np.pad(both, ((0, 0), (3, 3), (3, 3)))
@@ -133,9 +130,7 @@ def test_constant_maps_give_finite_gradients(name):
     assert torch.isfinite(x.grad).all()
 
 
-@pytest.mark.parametrize(
-    ("channels", "kernel"), [(64, 3), (128, 5), (256, 5), (512, 5), (1024, 5), (2048, 7)]
-)
+@pytest.mark.parametrize(("channels", "kernel"), [(64, 3), (128, 5), (256, 5), (512, 5), (1024, 5), (2048, 7)])
 def test_eca_kernel_grows_with_the_channels(channels, kernel):
     # |log2(C) / 2 + 1 / 2| cut to an integer and, where that is even, one more: as its authors' code does.
     t = int(abs((math.log2(channels) + 1) / 2))

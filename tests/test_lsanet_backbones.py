@@ -203,9 +203,7 @@ def test_attention_acts_on_the_branch_before_the_addition(name):
 
 
 def norm_keys(name):
-    return [
-        f"{name}.{end}" for end in ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")
-    ]
+    return [f"{name}.{end}" for end in ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")]
 
 
 @pytest.mark.parametrize(
@@ -274,9 +272,7 @@ def train_one_step(backbone, attention, sizes):
 # Tables 1 and 5 (backbones) and 6 (attention modules) of the paper; the biggest take long.
 PAPER = [(name, "none") for name in BACKBONES if PUBLISHED[name] < 88e6 or name.startswith("vgg")]
 PAPER += [("resnet34", a) for a in ATTENTIONS if a != "none"]
-BIG = [
-    pytest.param(name, "none", marks=pytest.mark.slow) for name in ("resnext101_32x8d", "wide_resnet101_2")
-]
+BIG = [pytest.param(name, "none", marks=pytest.mark.slow) for name in ("resnext101_32x8d", "wide_resnet101_2")]
 
 
 @pytest.mark.parametrize(("backbone", "attention"), PAPER + BIG)
@@ -288,8 +284,7 @@ def test_every_network_of_the_paper_trains_a_step(backbone, attention):
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("backbone", "attention"),
-    [(name, "none") for name in ("resnet18", "resnext50_32x4d", "densenet121", "vgg16")]
-    + [("resnet34", "simam")],
+    [(name, "none") for name in ("resnet18", "resnext50_32x4d", "densenet121", "vgg16")] + [("resnet34", "simam")],
 )
 def test_networks_train_a_step_at_224_pixels(backbone, attention):
     train_one_step(backbone, attention, [224])

@@ -222,9 +222,7 @@ def test_tracking_with_mlflow_writes_into_the_output_folder_only(cells, tmp_path
     monkeypatch.chdir(tmp_path)
     # An expression, as the default is: of plain text MONAI makes no path for its artifact.
     output_dir = f"${str(tmp_path / 'out')!r}"
-    workflow = _workflow(
-        "train", "train", tracking="mlflow", **_small(cells, tmp_path) | {"output_dir": output_dir}
-    )
+    workflow = _workflow("train", "train", tracking="mlflow", **_small(cells, tmp_path) | {"output_dir": output_dir})
     workflow.initialize()
     workflow.run()
     assert [p.name for p in tmp_path.iterdir()] == ["out"]
@@ -270,9 +268,7 @@ def test_a_server_gets_a_score_for_every_class(bundle, tmp_path, name, mode):
     parser.config.update({"bundle_root": str(bundle), "use_click": False, "device": "cpu"})
     network = parser.get_parsed_content("network_def")
     network.load_state_dict(torch.load(bundle / "models" / "model.pt", weights_only=True), strict=False)
-    pre, inferer, post = (
-        parser.get_parsed_content(k) for k in ("preprocessing", "inferer", "postprocessing")
-    )
+    pre, inferer, post = (parser.get_parsed_content(k) for k in ("preprocessing", "inferer", "postprocessing"))
     assert isinstance(post, Compose) and isinstance(post.transforms[-1], DeleteItemsd)
     data = {"image": str(tmp_path / name), "image_path": str(tmp_path / name), "device": "cpu"}
     for transform in pre.transforms:

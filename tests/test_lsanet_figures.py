@@ -67,9 +67,7 @@ def test_confusion_matrix(tmp_path: Path, num_classes: int):
     _check(tmp_path / "a.png")
 
 
-@pytest.mark.parametrize(
-    "counts", [np.ones((2, 3), int), np.ones((3, 3), int), np.ones((2, 2)), -np.ones((2, 2), int)]
-)
+@pytest.mark.parametrize("counts", [np.ones((2, 3), int), np.ones((3, 3), int), np.ones((2, 2)), -np.ones((2, 2), int)])
 def test_confusion_matrix_refuses(tmp_path: Path, counts: np.ndarray):
     with pytest.raises(ValueError, match="counts"):
         figures.save_confusion_matrix(tmp_path / "a.png", counts=counts, classes=["a", "b"])
@@ -122,9 +120,7 @@ def test_roc_of_two_classes_is_the_second_one(monkeypatch: pytest.MonkeyPatch, t
 )
 def test_roc_refuses(tmp_path: Path, targets: np.ndarray, probabilities: np.ndarray):
     with pytest.raises(ValueError, match=r"targets|probabilities"):
-        figures.save_roc(
-            tmp_path / "a.png", targets=targets, probabilities=probabilities, classes=["a", "b", "c"]
-        )
+        figures.save_roc(tmp_path / "a.png", targets=targets, probabilities=probabilities, classes=["a", "b", "c"])
 
 
 @pytest.mark.parametrize("calibrated", [False, True])
@@ -132,9 +128,7 @@ def test_reliability(tmp_path: Path, calibrated: bool):
     confidence = np.linspace(0, 1, 50)
     correct = np.arange(50) % 3 > 0
     after = confidence**2 if calibrated else None
-    figures.save_reliability(
-        tmp_path / "a.png", confidence=confidence, correct=correct, confidence_calibrated=after
-    )
+    figures.save_reliability(tmp_path / "a.png", confidence=confidence, correct=correct, confidence_calibrated=after)
     _check(tmp_path / "a.png")
 
 

@@ -51,10 +51,7 @@ def write_png(path: Path, width: int, height: int, depth: int, colour: int, rows
 
     header = struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, 0)
     path.write_bytes(
-        b"\x89PNG\r\n\x1a\n"
-        + chunk(b"IHDR", header)
-        + chunk(b"IDAT", zlib.compress(rows))
-        + chunk(b"IEND", b"")
+        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
     )
     return path
 
@@ -221,9 +218,7 @@ def test_12_bits_in_16_fill_the_range(tmp_path, suffix, dtype):
     ids=lambda values: str(values.dtype),
 )
 def test_deep_tiff_fills_the_range(tmp_path, values):
-    np.testing.assert_array_equal(
-        read_image(write_tiff(tmp_path / "a.tif", values), 1)[..., 0], stretched(values)
-    )
+    np.testing.assert_array_equal(read_image(write_tiff(tmp_path / "a.tif", values), 1)[..., 0], stretched(values))
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.float32])
@@ -340,9 +335,7 @@ def test_permission_denied_by_the_system(tmp_path):
     refused(path, "Permission denied")
 
 
-@pytest.mark.parametrize(
-    "name", ["a.png", "a.jpg", "a.bmp", "a.tif", "lzw.tif", "a.nii", "a.nii.gz", "a.dcm"]
-)
+@pytest.mark.parametrize("name", ["a.png", "a.jpg", "a.bmp", "a.tif", "lzw.tif", "a.nii", "a.nii.gz", "a.dcm"])
 @pytest.mark.parametrize("part", [0.4, 0.9])
 def test_truncated_files_are_refused(tmp_path, monkeypatch, name, part):
     noise = np.random.default_rng(0).integers(0, 256, (64, 48), dtype=np.uint8)
@@ -384,9 +377,7 @@ def test_large_pictures_and_odd_headers_warn_nobody(tmp_path, monkeypatch, capfd
     film = write_dicom(tmp_path / "a.dcm", GREY)
     raw = film.read_bytes()
     at = raw.index(struct.pack("<HH2s", 0x7FE0, 0x10, b"OB")) + 8
-    film.write_bytes(
-        raw[:at] + struct.pack("<I", 16) + raw[at + 4 :] + bytes(4)
-    )  # pydicom remarks on padding
+    film.write_bytes(raw[:at] + struct.pack("<I", 16) + raw[at + 4 :] + bytes(4))  # pydicom remarks on padding
     plain = write_nifti(tmp_path / "a.nii", GREY)
     header = bytearray(plain.read_bytes())
     header[76:92] = struct.pack("<ffff", 0, 1, 1, 0)  # qfac and pixdim[3] of zero: nibabel remarks on both
@@ -477,9 +468,7 @@ def test_dicom_modality_and_voi_tables(tmp_path):
     expected = np.rint(np.array([[4000, 800, 1600], [3200, 2400, 0]]) / 4095 * 255)
     np.testing.assert_array_equal(read_image(path, 1)[..., 0], expected)
     rescaled = {"RescaleSlope": 9.9, "RescaleIntercept": 0, "VOILUTSequence": [voi]}
-    path = write_dicom(
-        tmp_path / "b.dcm", stored, **rescaled
-    )  # rescaled values are real numbers: 9.9 is entry 10
+    path = write_dicom(tmp_path / "b.dcm", stored, **rescaled)  # rescaled values are real numbers: 9.9 is entry 10
     expected = np.rint(stored * 800.0 / 4095 * 255)
     np.testing.assert_array_equal(read_image(path, 1)[..., 0], expected)
 
@@ -561,9 +550,7 @@ def test_dicom_compressed(tmp_path):
     assert np.abs(rgb.astype(int) - colour).max() < 12
     size["PhotometricInterpretation"] = "YBR_RCT"
     data = jpeg_bytes(colour, "JPEG2000", irreversible=False, mct=1, no_jp2=True)
-    np.testing.assert_array_equal(
-        read_image(write_dicom(tmp_path / "c.dcm", data, JPEG2000Lossless, **size)), colour
-    )
+    np.testing.assert_array_equal(read_image(write_dicom(tmp_path / "c.dcm", data, JPEG2000Lossless, **size)), colour)
 
 
 def test_truncated_compressed_dicom_is_refused(tmp_path):
@@ -636,9 +623,7 @@ def test_nifti_as_itk_writes_a_png(tmp_path, name, axes):
     ],
 )
 def test_nifti_follows_its_affine(tmp_path, diagonal, expected):
-    np.testing.assert_array_equal(
-        read_image(write_nifti(tmp_path / "a.nii", GREY.T, diagonal), 1)[..., 0], expected
-    )
+    np.testing.assert_array_equal(read_image(write_nifti(tmp_path / "a.nii", GREY.T, diagonal), 1)[..., 0], expected)
 
 
 def test_nifti_with_swapped_axes_and_without_orientation(tmp_path):
@@ -766,9 +751,7 @@ def test_real_chest_films(real_data):
 
 def test_real_ct_and_png(real_data):
     ct = read_image(real_data / "samples" / "CT_small.dcm", 1)[..., 0]
-    np.testing.assert_array_equal(
-        ct, stretched(pydicom.dcmread(real_data / "samples/CT_small.dcm").pixel_array)
-    )
+    np.testing.assert_array_equal(ct, stretched(pydicom.dcmread(real_data / "samples/CT_small.dcm").pixel_array))
     assert ct[20:60, :20].mean() < 40 < ct[20:30, 60:70].mean()  # lung at the side, vertebra in the middle
     for path in sorted((real_data / "samples").glob("*.png")):
         np.testing.assert_array_equal(read_image(path, 1)[..., 0], np.asarray(Image.open(path)))

@@ -186,9 +186,7 @@ def test_maps_of_any_image_size_embed_to_the_deepest_maps_size(backbone, size, s
 def test_a_map_that_was_rounded_up_is_averaged_down():
     # 25 positions at stride 8 give 4, the deepest map of a network that rounds down has 3.
     lsa = made()
-    feature_maps = [
-        torch.randn(1, c, s, s, dtype=torch.float64) for c, s in zip(CHANNELS, (25, 12, 6, 3), strict=True)
-    ]
+    feature_maps = [torch.randn(1, c, s, s, dtype=torch.float64) for c, s in zip(CHANNELS, (25, 12, 6, 3), strict=True)]
     with torch.no_grad():
         embedded = lsa.embed(feature_maps)
         whole = lsa.embeddings[0](feature_maps[0])[0]

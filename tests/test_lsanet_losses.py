@@ -40,9 +40,7 @@ def cross_entropy(logits, target, weights=None):
     """-log f(y) of one image at one node; for 0/1 targets the mean over the labels."""
     if np.ndim(target):
         w = np.ones(len(logits)) if weights is None else weights
-        terms = [
-            -math.log(expit(z)) if t else -math.log(1 - expit(z)) for z, t in zip(logits, target, strict=True)
-        ]
+        terms = [-math.log(expit(z)) if t else -math.log(1 - expit(z)) for z, t in zip(logits, target, strict=True)]
         return float(np.mean(w * np.array(terms)))
     probability = softmax(logits)[target]
     return -math.log(probability) * (1 if weights is None else weights[target])

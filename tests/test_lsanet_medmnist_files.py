@@ -36,7 +36,8 @@ DIGEST = hashlib.md5(CONTENT).hexdigest()
 class Server(http.server.BaseHTTPRequestHandler):
     """Answers by the last part of the path."""
 
-    def do_GET(self):  # noqa: N802
+    def do_GET(self):
+        """Send the file, or something else."""
         kind = self.path.rsplit("/", 1)[1].split("?")[0]
         self.server.asked.append(self.path)
         if kind == "garbage":
@@ -51,7 +52,7 @@ class Server(http.server.BaseHTTPRequestHandler):
         self.wfile.write(body[: len(body) // 2] if kind == "cut" else body)
 
     def log_message(self, *args):
-        pass
+        """Say nothing."""
 
 
 @pytest.fixture
@@ -67,9 +68,7 @@ def server(monkeypatch):
 
     def offer(kind: str) -> str:
         url = f"http://127.0.0.1:{server.server_port}/{kind}?download=1"
-        monkeypatch.setitem(
-            medmnist.info.INFO, "breastmnist", dict(info, url=url, url_64=url.replace("?", "?64&"))
-        )
+        monkeypatch.setitem(medmnist.info.INFO, "breastmnist", dict(info, url=url, url_64=url.replace("?", "?64&")))
         return url
 
     server.offer = offer
@@ -92,9 +91,7 @@ def own_folder(tmp_path, monkeypatch) -> Path:
 def test_flags_are_the_twelve_2d_sets_in_four_sizes_as_medmnist_has_them():
     flat = [name for name, info in medmnist.info.INFO.items() if not info["python_class"].endswith("3D")]
     assert len(flat) == 12
-    assert sorted(MEDMNIST_FLAGS) == sorted(
-        name + size for name in flat for size in ("", "_64", "_128", "_224")
-    )
+    assert sorted(MEDMNIST_FLAGS) == sorted(name + size for name in flat for size in ("", "_64", "_128", "_224"))
     published = [medmnist_files._published(flag) for flag in MEDMNIST_FLAGS]
     assert len({url for url, _ in published}) == len({digest for _, digest in published}) == 48
     for flag, (url, _) in zip(MEDMNIST_FLAGS, published, strict=True):
@@ -137,9 +134,7 @@ def test_server_gone(server, own_folder):
     server.server_close()
     with pytest.raises(ConnectionError, match="refused") as caught:
         load_data("breastmnist")
-    assert url in str(caught.value) and f"put it there as {own_folder / 'breastmnist.npz'}" in str(
-        caught.value
-    )
+    assert url in str(caught.value) and f"put it there as {own_folder / 'breastmnist.npz'}" in str(caught.value)
     assert list(own_folder.iterdir()) == []
 
 
@@ -177,9 +172,7 @@ def test_dataset_dir_comes_before_medmnists_folder(server, own_folder, tmp_path)
 def test_file_of_the_name_with_another_checksum_is_refused_by_flag_and_read_by_path(server, own_folder):
     path = own_folder / "breastmnist.npz"
     path.write_bytes(content_of_file(1))
-    with pytest.raises(
-        ValueError, match=rf"its MD5 is {md5(path)}, and MedMNIST's breastmnist has {DIGEST}"
-    ) as caught:
+    with pytest.raises(ValueError, match=rf"its MD5 is {md5(path)}, and MedMNIST's breastmnist has {DIGEST}") as caught:
         load_data("breastmnist")
     assert f"--dataset {path}" in str(caught.value)
     assert path.read_bytes() == content_of_file(1) and server.asked == []
@@ -187,7 +180,7 @@ def test_file_of_the_name_with_another_checksum_is_refused_by_flag_and_read_by_p
 
 
 def test_folders_that_do_not_exist(server, monkeypatch, tmp_path):
-    with pytest.raises(SettingsError, match="dataset_dir=.*nowhere.*no such folder"):
+    with pytest.raises(SettingsError, match=r"dataset_dir=.*nowhere.*no such folder"):
         load_data("breastmnist", dataset_dir=str(tmp_path / "nowhere"))
     monkeypatch.setattr(medmnist.info, "DEFAULT_ROOT", None)  # as medmnist has it where the home is read-only
     with pytest.raises(SettingsError, match="give dataset_dir"):

@@ -61,12 +61,8 @@ def test_auc_and_accuracy_are_those_of_medmnist(task, tied, dtype):
     for seed in range(3):
         targets, probabilities = predictions(task, seed, tied=tied)
         probabilities = probabilities.astype(dtype)
-        assert auc(targets, probabilities, task) == pytest.approx(
-            getAUC(targets, probabilities, task), rel=1e-13
-        )
-        assert accuracy(targets, probabilities, task) == pytest.approx(
-            getACC(targets, probabilities, task), rel=1e-13
-        )
+        assert auc(targets, probabilities, task) == pytest.approx(getAUC(targets, probabilities, task), rel=1e-13)
+        assert accuracy(targets, probabilities, task) == pytest.approx(getACC(targets, probabilities, task), rel=1e-13)
 
 
 @pytest.mark.parametrize("task", TASKS)
@@ -423,9 +419,7 @@ def test_epoch_score_refuses():
 
 def score_on_a_rank(rank, folder):
     """One of two ranks, with unequal shares; writes what it aggregates."""
-    torch.distributed.init_process_group(
-        "gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=2
-    )
+    torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=2)
     try:
         targets, probabilities = predictions(MULTI_CLASS, seed=6)
         share = slice(0, 50) if rank == 0 else slice(50, None)
@@ -435,9 +429,9 @@ def score_on_a_rank(rank, folder):
 
         engine = Engine(step)
         transform = from_engine(["pred", "label"])
-        IgniteMetricHandler(
-            metric_fn=EpochScore(score="auc", task=MULTI_CLASS), output_transform=transform
-        ).attach(engine, "auc")
+        IgniteMetricHandler(metric_fn=EpochScore(score="auc", task=MULTI_CLASS), output_transform=transform).attach(
+            engine, "auc"
+        )
         state = engine.run(np.array_split(np.arange(120)[share], 3 + rank), max_epochs=1)
         (folder / f"{rank}.txt").write_text(repr(state.metrics["auc"]))
     finally:

@@ -270,10 +270,7 @@ def test_all_problems_of_a_list_come_at_once(tmp_path, images):
 
 def json_content(images, label=lambda name: name) -> dict:
     sections = {"training": "train", "validation": "val", "test": "test"}
-    return {
-        s: [{"image": f, "label": label(c)} for f, c, k in images if k == part]
-        for s, part in sections.items()
-    }
+    return {s: [{"image": f, "label": label(c)} for f, c, k in images if k == part] for s, part in sections.items()}
 
 
 @pytest.mark.parametrize(
@@ -415,14 +412,13 @@ def settings_of(**changes):
         ({"dataset_dir": "somewhere"}, ["dataset_dir has no effect with dataset='demo'"]),
         ({"val_interval": 5, "max_epochs": 4}, ["val_interval=5 is more than max_epochs=4"]),
         ({"resume": "maybe"}, ["resume='maybe'", "True, False"]),
-        ({"dataset": ["a.npz"]}, ["dataset=['a.npz']", "text"]),
         ({"output_dir": 2024}, ["output_dir=2024", "text"]),
         ({"seed": -1}, ["seed=-1"]),
         ({"num_workers": "many"}, ["num_workers='many'"]),
     ],
 )
 def test_settings(changes, parts):
-    with pytest.raises(RuntimeError, match="Failed to instantiate component 'lsanet.settings") as caught:
+    with pytest.raises(RuntimeError, match=r"Failed to instantiate component 'lsanet\.settings") as caught:
         settings_of(**changes)
     assert isinstance(caught.value.__cause__, SettingsError)
     says(caught.value.__cause__, *parts)

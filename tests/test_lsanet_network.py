@@ -21,9 +21,7 @@ from lsanet.shipped import (
     shipped_weights,
 )
 
-SUBSETS = [
-    [*chosen, "C4"] for count in range(4) for chosen in itertools.combinations(("C1", "C2", "C3"), count)
-]
+SUBSETS = [[*chosen, "C4"] for count in range(4) for chosen in itertools.combinations(("C1", "C2", "C3"), count)]
 SIZE = 32
 
 

@@ -188,9 +188,7 @@ def test_evaluation_with_other_classes_is_refused(run_folder, tmp_path):
 
 @pytest.mark.parametrize("multi_label", [False, True])
 def test_all_nodes_can_be_kept(tmp_path, multi_label):
-    metrics = _train(
-        tmp_path / "out", _npz(tmp_path / "c.npz", multi_label=multi_label), keep_nodes=True, max_epochs=1
-    )
+    metrics = _train(tmp_path / "out", _npz(tmp_path / "c.npz", multi_label=multi_label), keep_nodes=True, max_epochs=1)
     assert 0 <= metrics["test"]["auc"] <= 1
     weights = torch.load(tmp_path / "out" / "model.pt", weights_only=True)
     assert any(k.startswith("lsa.") for k in weights) and any(k.startswith("heads.") for k in weights)
@@ -294,3 +292,32 @@ def test_real_retina_images_train_and_evaluate(tmp_path, real_data):
     )
     assert metrics["task"] == "ordinal-regression" and -1 <= metrics["test"]["quadratic_kappa"] <= 1
     assert metrics["test"]["n"] == 400
+
+
+@pytest.mark.parametrize("name", ["resnet18", "densenet121", "vgg16"])
+def test_class_activation_is_the_classifiers_weighted_feature_map(name):
+    from lsanet.inference import class_activation
+    from lsanet.shipped import build_shipped
+
+    torch.manual_seed(0)
+    network = build_shipped(backbone=name, num_classes=3, image_size=192).eval()
+    image, targets = torch.randn(3, 3, 192, 192), torch.tensor([2, 0, 2])
+    heat = class_activation(network, image, targets)
+    # With global pooling and a linear classifier Grad-CAM at C4 is, up to a factor, relu(w_class . features).
+    features = network.forward_nodes(image)[-1].detach()
+    weight = (network.class_layers.out if name == "densenet121" else network.fc).weight.detach()[targets]
+    expected = torch.relu(torch.einsum("bchw,bc->bhw", features, weight))[:, None]
+    expected = torch.nn.functional.interpolate(expected, (192, 192), mode="bilinear", align_corners=False)[:, 0]
+    expected = expected / expected.amax((1, 2), keepdim=True).clamp_min(1e-12)
+    assert heat.shape == (3, 192, 192) and heat.min() >= 0 and heat.max() <= 1
+    torch.testing.assert_close(heat, expected, atol=1e-4, rtol=0)
+
+
+def test_class_activation_of_small_images_is_taken_where_there_are_positions():
+    from lsanet.inference import class_activation
+    from lsanet.shipped import build_shipped
+
+    network = build_shipped(backbone="resnet18", num_classes=3, image_size=64)
+    heat = class_activation(network, torch.randn(2, 3, 64, 64), torch.tensor([0, 1]))
+    # The 8 x 8 map of C2 varies within a quarter of the image, which the 2 x 2 map of C4 cannot.
+    assert heat[:, :16, :16].std() > 0 and heat.amax() <= 1

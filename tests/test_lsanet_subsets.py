@@ -28,9 +28,7 @@ def test_no_budget_keeps_all() -> None:
 
 
 @pytest.mark.parametrize("labels", [SINGLE, MULTI], ids=["single", "multi"])
-@pytest.mark.parametrize(
-    "budgets", [("label_fraction", np.linspace(0.1, 1, 19)), ("labels_per_class", range(1, 10))]
-)
+@pytest.mark.parametrize("budgets", [("label_fraction", np.linspace(0.1, 1, 19)), ("labels_per_class", range(1, 10))])
 @pytest.mark.parametrize("seed", [0, 1])
 def test_smaller_budget_is_contained_in_larger(labels: np.ndarray, budgets: tuple, seed: int) -> None:
     name, values = budgets

@@ -37,9 +37,7 @@ def upright(count: int, size: int = 32) -> torch.Tensor:
 
 def test_values_by_hand():
     preprocess = Preprocess(image_size=2, mean=[0.5, 0.4, 0.2], std=[0.5, 0.2, 0.1])
-    image = torch.tensor(
-        [[[0, 255], [51, 102]], [[0, 255], [51, 102]], [[0, 255], [51, 102]]], dtype=torch.uint8
-    )
+    image = torch.tensor([[[0, 255], [51, 102]], [[0, 255], [51, 102]], [[0, 255], [51, 102]]], dtype=torch.uint8)
     expected = [
         [[-1, 1], [-0.6, -0.2]],
         [[-2, 3], [-1, 0]],
@@ -73,14 +71,10 @@ def test_padding_is_black_and_centred(height, width, rows, columns):
     torch.testing.assert_close(squeezed, torch.full((1, 6, 6), 200.0))
 
 
-@pytest.mark.parametrize(
-    ("height", "width", "size"), [(48, 48, 28), (64, 64, 16), (100, 100, 33), (20, 20, 28)]
-)
+@pytest.mark.parametrize(("height", "width", "size"), [(48, 48, 28), (64, 64, 16), (100, 100, 33), (20, 20, 28)])
 def test_resizing_is_that_of_pillow(height, width, size):
     image = picture(1, 3, height, width)[0]
-    reference = Image.fromarray(image.permute(1, 2, 0).numpy()).resize(
-        (size, size), Image.Resampling.BILINEAR
-    )
+    reference = Image.fromarray(image.permute(1, 2, 0).numpy()).resize((size, size), Image.Resampling.BILINEAR)
     found = Preprocess(image_size=size).resize(image).permute(1, 2, 0).numpy()
     assert np.abs(found - np.asarray(reference, dtype=np.float32)).max() <= 1
 
@@ -172,6 +166,20 @@ def test_dihedral_reaches_all_eight_positions_of_a_square_and_no_other():
 
 def test_light_keeps_the_top_at_the_top_and_mirrors():
     assert orientations("light", 400) == {(3, 2, 1, 0), (2, 3, 0, 1)}
+
+
+def test_each_image_is_turned_by_its_own_angle_of_at_most_ten_degrees():
+    bar = torch.zeros(100, 3, 65, 65)
+    bar[:, :, 30:35, 18:47] = 1
+    found = augmented("light", bar)[:, 0].double()
+    weight = (found - found.flatten(1).median(dim=1).values[:, None, None]).clamp(min=0)
+    weight /= weight.sum(dim=(1, 2), keepdim=True)
+    y, x = torch.meshgrid(torch.arange(65.0), torch.arange(65.0), indexing="ij")
+    x = x - (weight * x).sum(dim=(1, 2), keepdim=True)
+    y = y - (weight * y).sum(dim=(1, 2), keepdim=True)
+    moments = [(weight * product).sum(dim=(1, 2)) for product in (2 * x * y, x * x - y * y)]
+    angles = torch.rad2deg(torch.atan2(*moments) / 2)
+    assert angles.abs().max() <= 10.5 and angles.min() < -5 and angles.max() > 5
 
 
 def test_light_changes_are_small():

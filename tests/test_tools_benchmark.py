@@ -14,8 +14,11 @@ TOOLS = Path(__file__).resolve().parents[1] / "tools"
 sys.path.insert(0, str(TOOLS))
 
 import benchmark  # noqa: E402
+import benchmark_lsanet  # noqa: E402
 import measure  # noqa: E402
 from measure import Bar, Benchmark  # noqa: E402
+
+from lsanet.shipped import build_shipped  # noqa: E402
 
 TINY = ["--image_sizes", "8", "--steps", "1", "--batch_size", "2", "--repeats", "1"]
 
@@ -182,9 +185,6 @@ def test_missed_bar_and_the_exit_status(
 
 
 def test_plain_network_computes_what_the_shipped_one_does() -> None:
-    import benchmark_lsanet
-    from lsanet.shipped import build_shipped
-
     load = benchmark_lsanet.Load(32, 32, 2, 1, "cpu")
     plain = benchmark_lsanet.plain_network(load, channels_last=False).eval()
     shipped = build_shipped(backbone="resnet18", num_classes=8, image_size=32).eval()
@@ -201,12 +201,12 @@ def run_lsanet(tmp_path: Path, only: str) -> list[dict[str, str]]:
 
 
 def test_run_on_tiny_sizes(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
-    rows = run_lsanet(tmp_path, "epoch,inference")
-    assert [r["benchmark"] for r in rows] == ["epoch", "inference"]
-    assert all(r["bar"] and r["holds"] in ("yes", "missed") for r in rows)
+    rows = run_lsanet(tmp_path, "epoch,loading,inference")
+    assert [r["benchmark"] for r in rows] == ["epoch", *["loading"] * 3, "inference"]
+    assert all((r["bar"] == "") == (r["holds"] == "") == (r["benchmark"] == "loading") for r in rows)
     assert all(float(r["median_ours"]) > 0 and float(r["ratio"]) > 0 for r in rows)
     assert {(r["image_size"], r["batch_size"], r["repeats"]) for r in rows} == {("8", "2", "1")}
-    assert capsys.readouterr().out.count("\n") == 4
+    assert capsys.readouterr().out.count("\n") == 7
 
 
 @pytest.mark.slow

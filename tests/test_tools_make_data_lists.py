@@ -69,9 +69,7 @@ def sizes(data: dict[str, Any]) -> list[int]:
 @pytest.fixture
 def class_folders(tmp_path: Path) -> Path:
     for i in range(40):
-        write_image(
-            tmp_path / "set" / ("class 2" if i % 2 else "class 10") / "deep" / f"p{i // 4}_{i}.png", i
-        )
+        write_image(tmp_path / "set" / ("class 2" if i % 2 else "class 10") / "deep" / f"p{i // 4}_{i}.png", i)
     return tmp_path / "set"
 
 
@@ -85,9 +83,7 @@ def test_class_folders(class_folders: Path, tmp_path: Path) -> None:
     for section in SECTIONS:
         images = [item["image"] for item in data[section]]
         assert images == sorted(images)
-        assert all(
-            item["image"].startswith("class 2/deep/") == (item["label"] == 0) for item in data[section]
-        )
+        assert all(item["image"].startswith("class 2/deep/") == (item["label"] == 0) for item in data[section])
         assert np.bincount([item["label"] for item in data[section]]).tolist() == [len(images) // 2] * 2
 
 
@@ -107,9 +103,7 @@ def test_group_from_file_name(class_folders: Path, tmp_path: Path) -> None:
     assert not (groups[0] & groups[1] or groups[0] & groups[2] or groups[1] & groups[2])
 
 
-def test_split_folders_and_validation_cut_out_of_training(
-    tmp_path: Path, capsys: pytest.CaptureFixture
-) -> None:
+def test_split_folders_and_validation_cut_out_of_training(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     for i in range(40):
         write_image(tmp_path / "set" / ("test" if i < 8 else "train") / "ab"[i % 2] / f"{i}.png", i)
     data = make(tmp_path, "folder", tmp_path / "set")
@@ -253,9 +247,7 @@ def test_output_name_and_form(tmp_path: Path, capsys: pytest.CaptureFixture) -> 
 
 
 def test_all_problems_at_once_and_nothing_written(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
-    rows = rows_of(
-        20, label=lambda i: i % 2, split=lambda i: ["train", "test"][i // 10], patient=lambda i: f"p{i}"
-    )
+    rows = rows_of(20, label=lambda i: i % 2, split=lambda i: ["train", "test"][i // 10], patient=lambda i: f"p{i}")
     path = write_csv(tmp_path / "t.csv", rows)
     (tmp_path / "i000.png").unlink()
     (tmp_path / "i001.png").write_bytes(b"")
@@ -338,9 +330,7 @@ def test_too_few_groups_names_the_class(tmp_path: Path, capsys: pytest.CaptureFi
         (["--unknown"], "unrecognized arguments"),
     ],
 )
-def test_option_mistakes(
-    tmp_path: Path, capsys: pytest.CaptureFixture, options: list[str], message: str
-) -> None:
+def test_option_mistakes(tmp_path: Path, capsys: pytest.CaptureFixture, options: list[str], message: str) -> None:
     path = write_csv(tmp_path / "t.csv", rows_of(30))
     assert message in fail(capsys, "csv", path, "--output_dir", tmp_path / "out", *options)
     assert not (tmp_path / "out").exists()
@@ -402,16 +392,12 @@ def test_arrays_to_files_and_back(npz: Path, tmp_path: Path) -> None:
     channels = 3 if before["train_images"].ndim == 4 else 1
     packed = tmp_path / "packed.npz"
     command = ["pack", tmp_path / "out" / "list.json", "--root", tmp_path / "png", "--size", 9]
-    assert (
-        make_data_lists.main([*map(str, command), "--channels", str(channels), "--output", str(packed)]) == 0
-    )
+    assert make_data_lists.main([*map(str, command), "--channels", str(channels), "--output", str(packed)]) == 0
     after = np.load(packed, allow_pickle=False)
     for name in before.files:
         np.testing.assert_array_equal(after[name], before[name])
     first = packed.read_bytes()
-    assert (
-        make_data_lists.main([*map(str, command), "--channels", str(channels), "--output", str(packed)]) == 0
-    )
+    assert make_data_lists.main([*map(str, command), "--channels", str(channels), "--output", str(packed)]) == 0
     assert packed.read_bytes() == first
 
 
@@ -434,9 +420,7 @@ def test_other_images_are_never_overwritten(npz: Path, tmp_path: Path, capsys: p
         ({"classes": np.array([{}], dtype=object)}, "not a readable .npz"),
     ],
 )
-def test_array_mistakes(
-    npz: Path, tmp_path: Path, capsys: pytest.CaptureFixture, change: dict, message: str
-) -> None:
+def test_array_mistakes(npz: Path, tmp_path: Path, capsys: pytest.CaptureFixture, change: dict, message: str) -> None:
     arrays: dict[str, Any] = {**np.load(npz), **change}
     np.savez(npz, **{name: array for name, array in arrays.items() if array is not None})
     if message is None:
@@ -481,9 +465,7 @@ def test_pack_mistakes(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     assert "not a JSON file" in fail(capsys, "pack", made, "--output", target)
     made.write_text("{}")
     assert "no section 'training'" in fail(capsys, "pack", made, "--output", target)
-    made.write_text(
-        '{"training": [{"image": "a.png", "label": 0}], "test": [{"image": "b.png", "label": [1]}]}'
-    )
+    made.write_text('{"training": [{"image": "a.png", "label": 0}], "test": [{"image": "b.png", "label": [1]}]}')
     assert "b.png has another form of label: [1]" in fail(capsys, "pack", made, "--output", target)
 
 

@@ -7,9 +7,10 @@ import logging
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -87,9 +88,7 @@ def load_for(image_size: int, options: Options, steps: tuple[int, int, int]) -> 
         batch_size, chosen = 64, 5 * chosen
     # The paper enlarges 28 x 28 pictures to 224 x 224.
     stored_size = image_size if image_size <= 64 else 28
-    return Load(
-        image_size, stored_size, options.batch_size or batch_size, options.steps or chosen, options.device
-    )
+    return Load(image_size, stored_size, options.batch_size or batch_size, options.steps or chosen, options.device)
 
 
 def synthetic(load: Load) -> ImageData:
@@ -100,9 +99,7 @@ def synthetic(load: Load) -> ImageData:
     labels = np.arange(load.num_images) % NUM_CLASSES
     split = Split(images, labels.astype(np.int64), [f"{i:05d}" for i in range(load.num_images)])
     classes = [f"class {i}" for i in range(NUM_CLASSES)]
-    return ImageData(
-        "synthetic", "multi-class", classes, dict.fromkeys(("train", "val", "test"), split), "random"
-    )
+    return ImageData("synthetic", "multi-class", classes, dict.fromkeys(("train", "val", "test"), split), "random")
 
 
 def parsed_config(load: Load, method: str, data: ImageData) -> ConfigParser:
@@ -186,10 +183,10 @@ def plain_network(load: Load, channels_last: bool) -> nn.Module:
     return network.to(load.device).to(memory_format=layout).train()  # type: ignore[call-overload]
 
 
-def picture_epoch(load: Load, num_workers: int, channels_last: bool = False) -> Callable[[], float]:
-    """Seconds of an epoch of the loop of MedMNIST's published training script."""
+def picture_loader(load: Load, num_workers: int) -> DataLoader:
+    """The loader of MedMNIST's published training script."""
     split = synthetic(load).splits["train"]
-    loader = DataLoader(
+    return DataLoader(
         PictureSet(np.asarray(split.images), split.labels),
         batch_size=load.batch_size,
         shuffle=True,
@@ -197,6 +194,11 @@ def picture_epoch(load: Load, num_workers: int, channels_last: bool = False) -> 
         # The script starts them anew for every epoch, which would weigh too much in one as short as this.
         persistent_workers=num_workers > 0,
     )
+
+
+def picture_epoch(load: Load, num_workers: int, channels_last: bool = False) -> Callable[[], float]:
+    """Seconds of an epoch of the loop of MedMNIST's published training script."""
+    loader = picture_loader(load, num_workers)
     network = plain_network(load, channels_last)
     optimizer = torch.optim.Adam(network.parameters(), lr=0.001)
     criterion = nn.CrossEntropyLoss()
@@ -214,8 +216,8 @@ def picture_epoch(load: Load, num_workers: int, channels_last: bool = False) -> 
     return lambda: seconds(epoch, load.device)
 
 
-def cache_dataset_epoch(load: Load, channels_last: bool = False) -> Callable[[], float]:
-    """Seconds of an epoch of MONAI's customary training: CacheDataset, dictionary transforms, decollating."""
+def cache_dataset_loader(load: Load) -> MonaiDataLoader:
+    """MONAI's customary loader: CacheDataset and dictionary transforms."""
     split = synthetic(load).splits["train"]
     half = np.full(3, 0.5, dtype=np.float32)
     transforms = Compose(
@@ -228,11 +230,16 @@ def cache_dataset_epoch(load: Load, channels_last: bool = False) -> Callable[[],
     )
     items = [{"image": i, "label": int(n)} for i, n in zip(split.images, split.labels, strict=True)]
     dataset = CacheDataset(items, transforms, cache_rate=1.0, num_workers=None, progress=False)
+    return MonaiDataLoader(dataset, batch_size=load.batch_size, shuffle=True, num_workers=0)
+
+
+def cache_dataset_epoch(load: Load, channels_last: bool = False) -> Callable[[], float]:
+    """Seconds of an epoch of MONAI's customary training, which decollates every batch."""
     network = plain_network(load, channels_last)
     trainer = SupervisedTrainer(
         device=torch.device(load.device),
         max_epochs=1,
-        train_data_loader=MonaiDataLoader(dataset, batch_size=load.batch_size, shuffle=True, num_workers=0),
+        train_data_loader=cache_dataset_loader(load),
         network=network,
         optimizer=torch.optim.Adam(network.parameters(), lr=0.001),
         loss_function=nn.CrossEntropyLoss(),
@@ -299,6 +306,47 @@ def loop_benchmarks(options: Options) -> Iterator[Benchmark]:
             image_size=size,
             batch_size=load.batch_size,
         )
+
+
+def loading_pass(load: Load, loader: Iterable[Any], prepare: Callable[[Any], Any]) -> Callable[[], float]:
+    """Seconds of an epoch's batches until they are on the device as the network gets them."""
+
+    def load_all() -> None:
+        for batch in loader:
+            prepare(batch)
+
+    return lambda: seconds(load_all, load.device)
+
+
+def loading_passes(load: Load) -> dict[str, Callable[[], float]]:
+    """The bundle's loader and the customary ones, by name."""
+    trainer = parsed_config(load, "baseline", synthetic(load)).get_parsed_content("train::trainer")
+
+    def own(batch: Any) -> Any:
+        return trainer.prepare_batch(batch, load.device)
+
+    def pair(batch: Any) -> Any:
+        return batch[0].to(load.device), batch[1].to(load.device)
+
+    def items(batch: Any) -> Any:
+        return batch["image"].to(load.device), batch["label"].to(load.device)
+
+    return {
+        "bundle": loading_pass(load, trainer.data_loader, own),
+        "PIL": loading_pass(load, picture_loader(load, 0), pair),
+        "PIL, 2 workers": loading_pass(load, picture_loader(load, 2), pair),
+        "CacheDataset": loading_pass(load, cache_dataset_loader(load), items),
+    }
+
+
+def loading_benchmarks(options: Options) -> Iterator[Benchmark]:
+    """The data alone, without a network and without bars: what `loops` has beside the network."""
+    for size in options.image_sizes:
+        if size > 28:
+            continue
+        load = load_for(size, options, (50, 20, 5))
+        passes = {name: images_per_second(load, one) for name, one in loading_passes(load).items()}
+        yield Benchmark("loading", "images/s", "bundle", passes, {}, image_size=size, batch_size=load.batch_size)
 
 
 def step_benchmarks(options: Options) -> Iterator[Benchmark]:
@@ -396,9 +444,7 @@ def time_of_command(arguments: Sequence[str], status: int, folder: str) -> float
 
     def command() -> None:
         found.append(
-            subprocess.run(
-                [sys.executable, *arguments], cwd=folder, capture_output=True, text=True, check=False
-            )
+            subprocess.run([sys.executable, *arguments], cwd=folder, capture_output=True, text=True, check=False)
         )
 
     elapsed = seconds(command)
@@ -500,6 +546,7 @@ def cache_benchmarks(options: Options) -> Iterator[Benchmark]:
 BENCHMARKS = {
     "epoch": epoch_benchmarks,
     "loops": loop_benchmarks,
+    "loading": loading_benchmarks,
     "step": step_benchmarks,
     "step_memory": step_memory_benchmarks,
     "inference": inference_benchmarks,

@@ -240,11 +240,7 @@ def several_labels(rows: list[dict[str, str]], names: list[str], source: Source)
     for number, row in enumerate(rows, start=2):
         cells = [row.get(name, "") for name in names]
         values = [whole_number(text) for text in cells]
-        wrong = [
-            f"{name} = '{text}'"
-            for name, text, v in zip(names, cells, values, strict=True)
-            if v not in (0, 1)
-        ]
+        wrong = [f"{name} = '{text}'" for name, text, v in zip(names, cells, values, strict=True) if v not in (0, 1)]
         if wrong and any(cells):
             source.problems["label that is not 0 or 1"].append(f"{', '.join(wrong)} (row {number})")
         labels.append(None if wrong else [int(v or 0) for v in values])
@@ -306,9 +302,7 @@ def read_npz(args: argparse.Namespace) -> Source:
         raise ListError(f"{path} has no train_images; it holds {', '.join(arrays)}")
     for part in parts:
         images, labels = arrays[f"{part}_images"], arrays.get(f"{part}_labels")
-        if images.dtype != np.uint8 or not (
-            images.ndim == 3 or (images.ndim == 4 and images.shape[3] in (1, 3))
-        ):
+        if images.dtype != np.uint8 or not (images.ndim == 3 or (images.ndim == 4 and images.shape[3] in (1, 3))):
             raise ListError(
                 f"{part}_images must be uint8, N x H x W or N x H x W x 3, got {images.dtype} {images.shape}"
             )
@@ -327,9 +321,7 @@ def read_npz(args: argparse.Namespace) -> Source:
     class_names_of_arrays(source, arrays, args.classes)
     for entry in source.entries:
         values = entry.label if isinstance(entry.label, list) else [entry.label]
-        if not all(
-            isinstance(v, int) and 0 <= v < (2 if source.multi_label else len(source.classes)) for v in values
-        ):
+        if not all(isinstance(v, int) and 0 <= v < (2 if source.multi_label else len(source.classes)) for v in values):
             source.problems["label that is not in the classes"].append(f"{entry.label} ({entry.origin})")
     return source
 
@@ -428,9 +420,7 @@ def check_classes(source: Source) -> None:
     given = any(e.split for e in labelled)
     if len(source.classes) < 2 and not source.multi_label:
         source.problems["fewer than two classes"].append(", ".join(source.classes) or "none")
-    counts = {
-        section: class_counts([e for e in labelled if e.split == section], source) for section in SECTIONS
-    }
+    counts = {section: class_counts([e for e in labelled if e.split == section], source) for section in SECTIONS}
     total = class_counts(labelled, source)
     for c, name in enumerate(source.classes):
         if total[c] == 0:
@@ -522,16 +512,12 @@ def count_table(data: dict[str, Any]) -> str:
     multi_label = data["task"].startswith("multi-label")
     rows = [["class", *sections]]
     for c, name in enumerate(data["labels"].values()):
-        hits = [
-            sum(item["label"][c] if multi_label else item["label"] == c for item in data[s]) for s in SECTIONS
-        ]
+        hits = [sum(item["label"][c] if multi_label else item["label"] == c for item in data[s]) for s in SECTIONS]
         rows.append([name, *map(str, hits)] + ["-"] * (len(sections) - 3))
     rows.append(["images", *(str(len(data[s])) for s in sections)])
     widths = [max(len(row[i]) for row in rows) for i in range(len(sections) + 1)]
     return "\n".join(
-        "  ".join(
-            cell.rjust(w) if i else cell.ljust(w) for i, (cell, w) in enumerate(zip(row, widths, strict=True))
-        )
+        "  ".join(cell.rjust(w) if i else cell.ljust(w) for i, (cell, w) in enumerate(zip(row, widths, strict=True)))
         for row in rows
     )
 
@@ -713,9 +699,7 @@ def regular_expression(text: str) -> str:
 
 def make_parser() -> Parser:
     """Describe the command line."""
-    parser = Parser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
-    )
+    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
     commands = parser.add_subparsers(dest="command", required=True)
     shared = argparse.ArgumentParser(add_help=False)
     add = shared.add_argument
@@ -741,9 +725,7 @@ def make_parser() -> Parser:
     columns = argparse.ArgumentParser(add_help=False)
     for role, usual in COLUMNS.items():
         columns.add_argument(f"--{role}_column", help=f"default: {', '.join(usual)}; 'none' for no column")
-    columns.add_argument(
-        "--label_columns", type=names_list, help="several labels per image: columns of 0 and 1"
-    )
+    columns.add_argument("--label_columns", type=names_list, help="several labels per image: columns of 0 and 1")
     target = argparse.ArgumentParser(add_help=False)
     target.add_argument("--output", help="the list (default: a name made of dataset, split and seed)")
     target.add_argument("--output_dir", default=".", help="folder of the list, if --output is not given")
@@ -755,9 +737,7 @@ def make_parser() -> Parser:
 
     sub = command("folder", [rooted, shared, target], "class folders", run=make_list, read=read_folder)
     sub.add_argument("dir", metavar="DIR")
-    sub.add_argument(
-        "--group_pattern", type=regular_expression, help="finds the patient in a path: 'person(\\d+)_'"
-    )
+    sub.add_argument("--group_pattern", type=regular_expression, help="finds the patient in a path: 'person(\\d+)_'")
     sub = command("csv", [rooted, columns, shared, target], "a table", run=make_list, read=read_csv)
     sub.add_argument("file", metavar="FILE")
     sub = command("npz", [shared, target], "MedMNIST-layout arrays", run=make_list, read=read_npz)
@@ -777,9 +757,7 @@ def main(argv: list[str] | None = None) -> int:
     args = make_parser().parse_args(argv)
     try:
         if args.label_columns and (args.classes or args.ordinal):
-            raise ListError(
-                "--label_columns names the classes, and has no grades: leave --classes and --ordinal out"
-            )
+            raise ListError("--label_columns names the classes, and has no grades: leave --classes and --ordinal out")
         args.run(args)
     except (ListError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)

@@ -91,9 +91,7 @@ class Benchmark:
 
     def __post_init__(self) -> None:
         if unknown := {self.ours, *self.bars} - set(self.contenders):
-            raise ValueError(
-                f"{self.name}: {sorted(unknown)} are no contenders, which are {list(self.contenders)}"
-            )
+            raise ValueError(f"{self.name}: {sorted(unknown)} are no contenders, which are {list(self.contenders)}")
 
 
 @dataclass(frozen=True)
@@ -209,9 +207,7 @@ def table(rows: Iterable[Mapping[str, Any]], columns: Sequence[str] = SHOWN) -> 
     widths = [max(len(line[i]) for line in cells) for i in range(len(columns))]
     numeric = [all(isinstance(r[c], (int, float)) or r[c] == "" for r in content) for c in columns]
     lines = [
-        "  ".join(
-            c.rjust(w) if right else c.ljust(w) for c, w, right in zip(line, widths, numeric, strict=True)
-        )
+        "  ".join(c.rjust(w) if right else c.ljust(w) for c, w, right in zip(line, widths, numeric, strict=True))
         for line in cells
     ]
     return "\n".join(line.rstrip() for line in lines)
@@ -242,9 +238,7 @@ def read_csv(path: Path) -> list[dict[str, str]]:
     with path.open(newline="", encoding="utf-8") as file:
         reader = csv.DictReader(file)
         if tuple(reader.fieldnames or ()) != COLUMNS:
-            raise ValueError(
-                f"{path} is no CSV of this tool: its columns are {reader.fieldnames}, not {list(COLUMNS)}"
-            )
+            raise ValueError(f"{path} is no CSV of this tool: its columns are {reader.fieldnames}, not {list(COLUMNS)}")
         return list(reader)
 
 

@@ -34,7 +34,11 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--output", type=Path, required=True, help="CSV to write or to go on with")
     parser.add_argument("--runs_dir", type=Path, required=True, help="folder of the runs, a folder per row and seed")
     parser.add_argument(
-        "--set", action="append", default=[], metavar="NAME=VALUE", help="a setting of this machine, such as dataset_dir"
+        "--set",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="a setting of this machine, such as dataset_dir",
     )
     parser.add_argument("--jobs", type=int, default=1, help="runs side by side (default: 1)")
     options = parser.parse_args(arguments)
@@ -81,7 +85,7 @@ def read_table(path: Path) -> dict[str, Any]:
 
 
 def run(bundle: str, settings: dict[str, Any], folder: Path) -> dict[str, Any] | None:
-    """Train and evaluate one row; returns its figures, or None if it failed (its output is in `folder`/run.txt)."""
+    """Train and evaluate one row; returns its figures, or None if it failed (see `folder`/run.txt)."""
     folder.mkdir(parents=True, exist_ok=True)
     command = [sys.executable, "-m", "monai.bundle", "run"]
     command += ["--config_file", str(ROOT / "bundles" / bundle / "configs" / "train.json")]

@@ -112,9 +112,7 @@ def assign_splits(source: Source, fractions: Sequence[float] | None, seed: int) 
         deal(source, [e for e in labelled if e.split == "training"], (1 - share, share), seed)
         how = f"as given, validation {share:.3g} cut out of training{grouped}"
     elif fractions:
-        raise ListError(
-            "the data come with splits, so --fractions has no effect; add --resplit to replace them"
-        )
+        raise ListError("the data come with splits, so --fractions has no effect; add --resplit to replace them")
     else:
         how = "as given"
     if not any(e.split == "test" for e in labelled):
@@ -223,8 +221,7 @@ def split_units(
     short = [f"'{names[c]}' has {available[c]}" for c in np.flatnonzero(available < len(parts)).tolist()]
     if short:
         raise ValueError(
-            f"too few independent images or groups to have every class in all {len(parts)} parts: "
-            + ", ".join(short)
+            f"too few independent images or groups to have every class in all {len(parts)} parts: " + ", ".join(short)
         )
     rng = np.random.RandomState(seed)  # its stream is frozen for good
     for _ in range(ATTEMPTS):

@@ -18,11 +18,7 @@ SOURCE = "lsanet"
 
 def shared_modules(package: Path) -> dict[str, bytes]:
     """Read the underscore modules of a package, by file name; ``__init__.py`` and its like are not shared."""
-    return {
-        path.name: path.read_bytes()
-        for path in sorted(package.glob("_*.py"))
-        if not path.name.startswith("__")
-    }
+    return {path.name: path.read_bytes() for path in sorted(package.glob("_*.py")) if not path.name.startswith("__")}
 
 
 def other_packages(bundles: Path) -> list[Path]:
@@ -49,9 +45,7 @@ def differences(bundles: Path) -> dict[Path, str]:
 
 def main(argv: list[str] | None = None) -> int:
     """Copy or check; return the exit status."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--check", action="store_true", help="write nothing, exit 1 where files differ")
     default = Path(__file__).resolve().parents[1] / "bundles"
     parser.add_argument("--bundles_dir", type=Path, default=default, help="the folder of the bundles")

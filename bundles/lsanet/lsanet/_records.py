@@ -9,7 +9,7 @@ import random
 import shutil
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -115,6 +115,9 @@ class RunRecord:
             # The trainer goes on, as in the rounds of federated learning: the record does too.
             return
         self.history, self.best, self.without_improvement = [], {}, 0
+        if self.rank == 0:
+            for remains in self.output_dir.glob(".*.tmp"):  # of a run that was killed while it wrote
+                remains.unlink()
         if self.resume and self.checkpoint_path.is_file():
             self._restore(engine)
         elif self.rank == 0:
@@ -139,7 +142,7 @@ class RunRecord:
 
     def _start_epoch(self, engine: Engine) -> None:
         self.learning_rate = self.parts["optimizer"].param_groups[0]["lr"]
-        sampler = getattr(engine.state.dataloader, "sampler", None)
+        sampler: Any = getattr(engine.state.dataloader, "sampler", None)
         if hasattr(sampler, "set_epoch"):
             sampler.set_epoch(engine.state.epoch)
 
@@ -161,12 +164,13 @@ class RunRecord:
                 self._writer.add_scalar("train/images_per_second", speed, engine.state.epoch)
         stop = self.early_stop_patience and self.without_improvement >= self.early_stop_patience
         if stop:
-            logger.info("no better validation %s in %d validations: stopping early", self.key_metric, self.without_improvement)
+            logger.info("no better validation %s %d times: stopping early", self.key_metric, self.without_improvement)
             engine.terminate()
 
     def _judge(self, engine: Engine, value: float) -> None:
         if not np.isfinite(value):
-            raise ValueError(f"validation {self.key_metric} is {value} in epoch {engine.state.epoch}: training diverged")
+            epoch = engine.state.epoch
+            raise ValueError(f"validation {self.key_metric} is {value} in epoch {epoch}: training diverged")
         if self.best and value <= self.best["value"]:
             self.without_improvement += 1
             return
@@ -226,8 +230,9 @@ class RunRecord:
             )
         for name, part in self.parts.items():
             part.load_state_dict(state[name])
-        if getattr(engine, "scaler", None) is not None and state["scaler"]:
-            engine.scaler.load_state_dict(state["scaler"])
+        scaler = getattr(engine, "scaler", None)
+        if scaler is not None and state["scaler"]:
+            scaler.load_state_dict(state["scaler"])
         record = state["record"]
         self.history, self.best = record["history"], record["best"]
         self.without_improvement = record["without_improvement"]
@@ -235,7 +240,7 @@ class RunRecord:
         torch.set_rng_state(mine["torch"])
         random.setstate((3, tuple(mine["python"]), None))
         name, keys, position = mine["numpy"]
-        np.random.set_state((name, keys.numpy().astype(np.uint32), position))
+        np.random.set_state((name, keys.numpy().astype(np.uint32), position, 0, 0.0))
         if "cuda" in mine and torch.cuda.is_available():
             torch.cuda.set_rng_state(mine["cuda"])
         epoch = state["trainer"]["epoch"]
@@ -304,7 +309,7 @@ class Progress:
             self.started, self.start_epoch = time.perf_counter(), engine.state.epoch - 1
         if sys.stderr.isatty() and rank_and_size()[0] == 0:
             text = f"epoch {engine.state.epoch}/{engine.state.max_epochs}"
-            total = engine.state.epoch_length * self.batch_size
+            total = (engine.state.epoch_length or 0) * self.batch_size
             self.bar = tqdm(desc=text, total=total, unit="img", leave=False, mininterval=0.5)
 
     def _iteration(self, engine: Engine) -> None:
@@ -313,7 +318,8 @@ class Progress:
         self.bar.update(self.batch_size)
         if engine.state.iteration % 20 == 0:
             # Reading the loss waits for the device: seldom enough not to slow it down.
-            self.bar.set_postfix(loss=f"{float(engine.state.output['loss']):.3f}", refresh=False)
+            output: Any = engine.state.output
+            self.bar.set_postfix(loss=f"{float(output['loss']):.3f}", refresh=False)
 
     def _end_epoch(self, engine: Engine) -> None:
         if self.bar is not None:
@@ -322,7 +328,8 @@ class Progress:
         if rank_and_size()[0] != 0:
             return
         done = engine.state.epoch - self.start_epoch
-        left = (time.perf_counter() - self.started) / done * (engine.state.max_epochs - engine.state.epoch)
+        epochs_left = (engine.state.max_epochs or engine.state.epoch) - engine.state.epoch
+        left = (time.perf_counter() - self.started) / done * epochs_left
         metrics = {**engine.state.metrics, f"val {self.key_metric}": self.validator.state.metrics.get(self.key_metric)}
         shown = ("loss", "branch_loss", "synergy_loss", f"val {self.key_metric}", "images_per_second")
         parts = [f"{n.replace('_', ' ')} {metrics[n]:.4g}" for n in shown if metrics.get(n) is not None]
@@ -351,7 +358,7 @@ def log_to_file(path: Path) -> None:
     root.addHandler(handler)
 
 
-def table(rows: list[Mapping[str, Any]], write: Callable[[Any], str] = str) -> str:
+def table(rows: Sequence[Mapping[str, Any]], write: Callable[[Any], str] = str) -> str:
     """Rows of equal keys as aligned plain text."""
     columns = list(rows[0])
     cells = [columns, *[[write(row[c]) for c in columns] for row in rows]]

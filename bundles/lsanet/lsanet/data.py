@@ -48,9 +48,7 @@ class Split:
 
     def take(self, indices: np.ndarray) -> "Split":
         """The part of the split at these positions."""
-        images = (
-            self.images[indices] if isinstance(self.images, np.ndarray) else [self.images[i] for i in indices]
-        )
+        images = self.images[indices] if isinstance(self.images, np.ndarray) else [self.images[i] for i in indices]
         return Split(images, self.labels[indices], [self.files[i] for i in indices])
 
 
@@ -100,7 +98,7 @@ class ImageData:
             for image in [part.images] if block else part.images:
                 if isinstance(image, np.ndarray):
                     digest.update(b"" if block else str(image.shape).encode())
-                    digest.update(np.ascontiguousarray(image).reshape(-1))  # a view: bytes would be a copy
+                    digest.update(np.ascontiguousarray(image).reshape(-1).data)  # a view: bytes would be a copy
                 else:
                     digest.update(str(image).encode())
         return digest.hexdigest()
@@ -115,9 +113,7 @@ class ImageData:
             return None
         if setting == "balanced":
             labels = self.splits["train"].labels
-            found = (
-                labels.sum(axis=0) if self.multi_label else np.bincount(labels, minlength=len(self.classes))
-            )
+            found = labels.sum(axis=0) if self.multi_label else np.bincount(labels, minlength=len(self.classes))
             return [float(len(labels) / (len(self.classes) * n)) for n in found]
         try:
             weights = [float(w) for w in setting]
@@ -174,16 +170,12 @@ def load_data(
     if released is not None and (lists := handed_over()) is not None:
         return _from_lists(lists, Path(released))
     if dataset != "datalist" and datalist is not None:
-        raise SettingsError(
-            f"datalist={datalist!r} is only read with dataset='datalist', and dataset is {dataset!r}"
-        )
+        raise SettingsError(f"datalist={datalist!r} is only read with dataset='datalist', and dataset is {dataset!r}")
     if dataset == "demo":
         data = _demo(demo_size, demo_counts or {"train": 320, "val": 160, "test": 320}, seed)
     elif dataset == "datalist":
         if datalist is None:
-            raise SettingsError(
-                "dataset='datalist' needs datalist: the path of a MONAI datalist (.json) or a .csv"
-            )
+            raise SettingsError("dataset='datalist' needs datalist: the path of a MONAI datalist (.json) or a .csv")
         data = _from_list(Path(datalist), dataset_dir, num_workers, cache)
     elif dataset in MEDMNIST_FLAGS or Path(dataset).suffix.lower() == ".npz":
         data = _from_npz(dataset, dataset_dir)
@@ -248,9 +240,7 @@ def _from_npz(dataset: str, dataset_dir: str | None) -> ImageData:
 def _from_lists(lists: Mapping[str, Sequence[Mapping[str, Any]]], released: Path) -> ImageData:
     info = read_json(released, "the description of the released weights, with the classes of the labels")
     if info["task"] == MULTI_LABEL:
-        raise ValueError(
-            f"{released}: its images can have several labels; label files are read with one class each"
-        )
+        raise ValueError(f"{released}: its images can have several labels; label files are read with one class each")
     splits = {name: _read_entries(entries, info["classes"]) for name, entries in lists.items()}
     splits["test"] = splits["val"]
     data = ImageData(
@@ -284,9 +274,7 @@ def _list_at(dataset: str) -> Path:
         return path
     names = ("demo", "datalist", *MEDMNIST_FLAGS)
     near = difflib.get_close_matches(dataset.lower(), names, n=1, cutoff=0.75)
-    hint = (
-        f"did you mean {near[0]!r}? Expected" if near and not dataset.lower().endswith("3d") else "expected"
-    )
+    hint = f"did you mean {near[0]!r}? Expected" if near and not dataset.lower().endswith("3d") else "expected"
     raise SettingsError(
         f"dataset={dataset!r} is neither a file or folder nor a known name: {hint} 'demo', 'datalist', a 2-D MedMNIST "
         f"flag ({', '.join(f for f in MEDMNIST_FLAGS if '_' not in f)}; 28 pixels, or with _64, _128 or _224), or the "
@@ -314,9 +302,7 @@ def _from_list(path: Path, dataset_dir: str | None, num_workers: int, cache: boo
     if problems:
         raise UnreadableError(path, problems)
     name = path.parent.name if path.name == "images.csv" else path.stem
-    return ImageData(
-        name, entries.task, entries.classes, splits, str(path), entries.unlabelled, entries.notes
-    )
+    return ImageData(name, entries.task, entries.classes, splits, str(path), entries.unlabelled, entries.notes)
 
 
 class UnreadableError(ValueError):
@@ -380,13 +366,14 @@ def _check_classes(data: ImageData) -> None:
             if data.splits["val"].labels[:, index].all():
                 problems.append(f"label {name!r} is present in every image of val: its AUC is undefined")
     if problems:
-        problems.append("tools/make_data_lists.py cuts splits that all have every class")
-        raise ValueError(listed(data.source, problems))
+        advice = "\n(tools/make_data_lists.py cuts splits that all have every class)"
+        raise ValueError(listed(data.source, problems) + advice)
 
 
 class ImageSet(Dataset):
-    """Batches of stored images by a list of positions: `image` uint8 B x C x H x W (or float32 at `image_size` where
-    the stored sizes differ), `label`.
+    """Batches of stored images and their labels, by a list of positions.
+
+    `image` is uint8 B x C x H x W, or float32 at `image_size` where the stored sizes differ.
 
     Args:
         data: A `Split`, or a list of dictionaries with `image` (path) and `label`, see `label_files.class_index`.
@@ -426,7 +413,8 @@ class ImageSet(Dataset):
 class EpochBatches(Sampler[list[int]]):
     """Positions of every batch of an epoch, this rank's share; order and share depend on seed and epoch alone.
 
-    A last batch of one image is joined to the one before: batch norm cannot normalise a single value.
+    In training a last batch of fewer than four images is joined to the one before: batch norm cannot normalise a
+    single value, and over two or three its gradients explode where the deepest map has one position.
 
     Args:
         length: Number of images.
@@ -461,15 +449,11 @@ class EpochBatches(Sampler[list[int]]):
 
     def _share(self) -> int:
         # In training every rank takes the same number of steps, or the last gradient exchange waits for ever.
-        return (
-            self.length // self.num_ranks
-            if self.shuffle
-            else len(range(self.rank, self.length, self.num_ranks))
-        )
+        return self.length // self.num_ranks if self.shuffle else len(range(self.rank, self.length, self.num_ranks))
 
     def __len__(self) -> int:
         full, rest = divmod(self._share(), self.batch_size)
-        return max(full + (rest > 1 or (rest == 1 and not self.shuffle)), 1)
+        return max(full + (rest >= (4 if self.shuffle else 1)), 1)
 
     def __iter__(self):
         order = np.arange(self.length)

@@ -110,9 +110,7 @@ def listed(source: str | Path, problems: Sequence[str]) -> str:
     return f"{source}: {len(problems)} problem{'s' if len(problems) > 1 else ''}:\n  " + "\n  ".join(shown)
 
 
-def _json_rows(
-    path: Path, problems: list[str]
-) -> tuple[list[dict[str, Any]], list[str] | None, str | None, int]:
+def _json_rows(path: Path, problems: list[str]) -> tuple[list[dict[str, Any]], list[str] | None, str | None, int]:
     content = read_json(path, "a MONAI datalist")
     if not isinstance(content, dict):
         raise ValueError(
@@ -160,15 +158,13 @@ def _json_names(path: Path, labels: Any) -> list[str] | None:
         return names
     if names:
         raise ValueError(f"{path}: labels has a name twice: {', '.join(names)}")
-    raise ValueError(
-        f'{path}: labels is {labels!r}, expected a list of names or {{"0": name, "1": name, ...}}'
-    )
+    raise ValueError(f'{path}: labels is {labels!r}, expected a list of names or {{"0": name, "1": name, ...}}')
 
 
 def _csv_rows(path: Path, problems: list[str]) -> tuple[list[dict[str, Any]], list[str] | None]:
     try:
-        with open(path, newline="", encoding="utf-8-sig") as file:
-            reader = csv.DictReader(file)
+        with open(path, newline="", encoding="utf-8-sig") as stream:
+            reader = csv.DictReader(stream)
             columns = list(reader.fieldnames or [])
             table = list(reader)
     except (UnicodeDecodeError, csv.Error) as error:
@@ -180,14 +176,13 @@ def _csv_rows(path: Path, problems: list[str]) -> tuple[list[dict[str, Any]], li
             f"{path}: its columns are {', '.join(columns)}; expected file, label and/or class, and split (train, val, "
             "test). tools/make_data_lists.py makes a list from a table without split"
         )
-    rows, pairs = [], Counter()
+    rows: list[dict[str, Any]] = []
+    pairs: Counter[tuple[str, str]] = Counter()
     for number, line in enumerate(table, start=2):
         split = _SECTIONS.get((line["split"] or "").strip().lower())
         file = (line[file_column] or "").strip()
         if split is None or not file:
-            wrong = (
-                f"{file_column}=''" if not file else f"split={line['split']!r}, expected train, val or test"
-            )
+            wrong = f"{file_column}=''" if not file else f"split={line['split']!r}, expected train, val or test"
             problems.append(f"line {number} has {wrong}")
             continue
         label: Any = line["label"] if "label" in columns else line[class_column or ""]
@@ -209,18 +204,12 @@ def _paired_names(pairs: Mapping[tuple[str, str], int], problems: list[str]) -> 
     for label, name in pairs:
         by_label.setdefault(label, set()).add(name)
         by_name.setdefault(name, set()).add(label)
-    disagreeing = [
-        f"label {k} is {' and '.join(sorted(v))}" for k, v in sorted(by_label.items()) if len(v) > 1
-    ]
-    disagreeing += [
-        f"{k} is label {' and '.join(sorted(v))}" for k, v in sorted(by_name.items()) if len(v) > 1
-    ]
+    disagreeing = [f"label {k} is {' and '.join(sorted(v))}" for k, v in sorted(by_label.items()) if len(v) > 1]
+    disagreeing += [f"{k} is label {' and '.join(sorted(v))}" for k, v in sorted(by_name.items()) if len(v) > 1]
     if disagreeing:
         problems.append(f"the columns label and class disagree: {'; '.join(disagreeing)}")
     elif sorted(by_label) != sorted(map(str, range(len(by_label)))):
-        problems.append(
-            f"label has the values {', '.join(sorted(by_label))}, expected 0 to {len(by_label) - 1}"
-        )
+        problems.append(f"label has the values {', '.join(sorted(by_label))}, expected 0 to {len(by_label) - 1}")
     return [" or ".join(sorted(by_label[k])) for k in sorted(by_label, key=lambda k: (len(k), k))]
 
 
@@ -246,9 +235,7 @@ def _class_names(rows: Sequence[Mapping[str, Any]], problems: list[str]) -> list
     return []
 
 
-def _label(
-    row: Mapping[str, Any], classes: list[str], multi_label: bool, problems: list[str]
-) -> int | list[int]:
+def _label(row: Mapping[str, Any], classes: list[str], multi_label: bool, problems: list[str]) -> int | list[int]:
     label, at = row["label"], f"{row['at']} ({row['file']})"
     if multi_label:
         if isinstance(label, list) and len(label) == len(classes) and all(v in (0, 1) for v in label):
@@ -277,9 +264,7 @@ def _leaks(rows: Sequence[Mapping[str, Any]], paths: Sequence[Path], num_workers
         other = first.setdefault(path.resolve(), row)
         if other is not row:
             where = (
-                f"{other['split']} and {row['split']}"
-                if other["split"] != row["split"]
-                else f"{row['split']} twice"
+                f"{other['split']} and {row['split']}" if other["split"] != row["split"] else f"{row['split']} twice"
             )
             problems.append(f"{row['file']} stands in {where} ({other['at']}, {row['at']})")
         if row["group"] is not None:
@@ -295,9 +280,7 @@ def _leaks(rows: Sequence[Mapping[str, Any]], paths: Sequence[Path], num_workers
     ]
 
     def digest(index: int) -> bytes:
-        return (
-            b"" if index in missing else hashlib.blake2b(paths[index].read_bytes(), digest_size=16).digest()
-        )
+        return b"" if index in missing else hashlib.blake2b(paths[index].read_bytes(), digest_size=16).digest()
 
     with ThreadPoolExecutor(max(num_workers, 1)) as pool:
         digests = list(pool.map(digest, range(len(paths))))
@@ -313,8 +296,10 @@ def _leaks(rows: Sequence[Mapping[str, Any]], paths: Sequence[Path], num_workers
 
 
 def read_file_list(path: Path) -> list[str]:
-    """Names of the image files in a list for inference: a `.json` (list of paths or objects with `image`), a `.csv`
-    with a column file, or a text file with one path a line.
+    """Names of the image files in a list for inference.
+
+    A `.json` is a list of paths or of objects with `image`, or has such a section test; a `.csv` has a column file; any
+    other file is text with one path a line.
 
     Raises:
         ValueError: If the list is none of these or is empty.
@@ -336,7 +321,5 @@ def read_file_list(path: Path) -> list[str]:
     else:
         files = [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
     if not files or not all(isinstance(f, str) for f in files):
-        raise ValueError(
-            f"{path}: expected a list of image files (a section test, a column file, or a path a line)"
-        )
+        raise ValueError(f"{path}: expected a list of image files (a section test, a column file, or a path a line)")
     return files

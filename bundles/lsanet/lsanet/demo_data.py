@@ -26,7 +26,7 @@ def make_demo_images(count: int, *, size: int = 64, seed: int = 0) -> tuple[np.n
     rng.shuffle(labels)
     images = np.empty((count, size, size), dtype=np.uint8)
     for index, label in enumerate(labels):
-        images[index] = _draw(rng, size, elongated=label >= 2, fine=label % 2 == 1)
+        images[index] = _draw(rng, size, elongated=bool(label >= 2), fine=bool(label % 2))
     return images, labels.astype(np.int64)
 
 

@@ -57,9 +57,7 @@ def save_confusion_matrix(path: Path, *, counts: np.ndarray, classes: Sequence[s
     axes.set_xticks(ticks, names, fontsize=9)
     if num_classes > 2:
         axes.tick_params(axis="x", rotation=90)
-    axes.set_yticks(
-        ticks, [f"{name} ({total})" for name, total in zip(names, totals, strict=True)], fontsize=9
-    )
+    axes.set_yticks(ticks, [f"{name} ({total})" for name, total in zip(names, totals, strict=True)], fontsize=9)
     axes.set_xlabel("predicted class")
     axes.set_ylabel("true class (images)")
     axes.set_xticks(np.arange(num_classes + 1) - 0.5, minor=True)
@@ -245,9 +243,7 @@ def save_history(path: Path, *, history: History, best_epoch: int | None = None)
     _save(figure, path)
 
 
-def save_beta(
-    path: Path, *, history: History, nodes: Sequence[str], max_ratio: float | None = math.e
-) -> None:
+def save_beta(path: Path, *, history: History, nodes: Sequence[str], max_ratio: float | None = math.e) -> None:
     """Layer weights over the epochs: mean over images, band of one standard deviation.
 
     Args:
@@ -292,9 +288,7 @@ def save_beta(
     _save(figure, path)
 
 
-def save_contact_sheet(
-    path: Path, *, images: Sequence[np.ndarray], captions: Sequence[str], columns: int = 6
-) -> None:
+def save_contact_sheet(path: Path, *, images: Sequence[np.ndarray], captions: Sequence[str], columns: int = 6) -> None:
     """Images side by side, small ones enlarged without blur, each with its caption below.
 
     Args:

@@ -155,12 +155,14 @@ class PredictionWriter:
 
     def _start(self, engine: Engine) -> None:
         log_to_file(self.output_dir / "inference.log")
-        logger.info("%d files, %s", len(engine.state.dataloader.dataset), self.settings["ckpt_path"])
+        loader: Any = engine.state.dataloader
+        logger.info("%d files, %s", len(loader.dataset), self.settings["ckpt_path"])
 
     def __call__(self, engine: Engine) -> None:
         """Keep the predictions of the batch that has just been computed."""
-        batch = engine.state.batch
-        probabilities = torch.as_tensor(engine.state.output["pred"]).float().cpu()
+        batch: Any = engine.state.batch
+        output: Any = engine.state.output
+        probabilities = torch.as_tensor(output["pred"]).float().cpu()
         if self.inferer.disagreement is not None:
             self.uncertainty.append(self.inferer.disagreement.float().cpu())
         else:
@@ -170,7 +172,7 @@ class PredictionWriter:
         self.paths += batch["path"]
         self.errors += batch["error"]
         if self.saliency:
-            self._write_overlays(engine.state.output["image"], probabilities, batch)
+            self._write_overlays(output["image"], probabilities, batch)
 
     def _write_overlays(self, image: torch.Tensor, probabilities: torch.Tensor, batch: Mapping[str, Any]) -> None:
         heat = class_activation(self.network, image, probabilities.argmax(dim=1))
@@ -234,7 +236,9 @@ class PredictionWriter:
 
 
 def class_activation(network: nn.Module, image: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-    """Grad-CAM (Selvaraju et al. 2017) of a class, at the deepest node with at least 4 x 4 positions.
+    """Grad-CAM (Selvaraju et al. 2017) of a class at the deepest node with at least 6 x 6 positions.
+
+    That is C4 for images of 161 pixels and more; the map of C4 has only 2 x 2 positions for 64 pixels.
 
     Args:
         network: A shipped network.
@@ -242,29 +246,37 @@ def class_activation(network: nn.Module, image: torch.Tensor, targets: torch.Ten
         targets: Class of each image, (B,).
 
     Returns:
-        B x H x W in 0..1; 0 everywhere where nothing speaks for the class.
+        B x H x W, the share of the image's own maximum, 0..1; 0 everywhere where nothing speaks for the class.
     """
     backbone = network.backbone if isinstance(network, NodeEnsemble) else network
+    prefix = "backbone." if isinstance(network, NodeEnsemble) else ""
     # MONAI's evaluator leaves a network in the mode that it had; batch norm must not learn from these images.
     network.eval()
     with torch.no_grad():
         maps = backbone.forward_nodes(image[:1])  # type: ignore[operator]
-    node = max((i for i, m in enumerate(maps) if min(m.shape[-2:]) >= 4), default=0)
-    layer = _node_layer(backbone, node)
-    prefix = "backbone." if isinstance(network, NodeEnsemble) else ""
-    cam = GradCAM(nn_module=network, target_layers=prefix + layer, postprocessing=lambda x: x, register_backward=True)
-    with torch.enable_grad():
-        heat = cam(image.clone().requires_grad_(), class_idx=targets.to(image.device))[:, 0]
-    low = heat.amin(dim=(1, 2), keepdim=True)
-    spread = heat.amax(dim=(1, 2), keepdim=True) - low
-    return torch.where(spread > 0, (heat - low) / spread.clamp_min(1e-12), torch.zeros_like(heat)).detach()
+    node = max((i for i, m in enumerate(maps) if min(m.shape[-2:]) >= 6), default=0)
+    cam = GradCAM(
+        nn_module=network,
+        target_layers=prefix + _node_layer(backbone, node),
+        postprocessing=lambda x: x,
+        register_backward=True,
+    )
+    heat = image.new_zeros(image.shape[0], *image.shape[2:])
+    # MONAI's takes one class a call: a tensor of them would add up all classes for all images.
+    for target in targets.unique().tolist():
+        chosen = (targets == target).to(image.device)
+        with torch.enable_grad():
+            heat[chosen] = cam(image[chosen].requires_grad_(), class_idx=target)[:, 0].detach()
+    highest = heat.amax(dim=(1, 2), keepdim=True)
+    return torch.where(highest > 0, heat / highest.clamp_min(1e-12), torch.zeros_like(heat))
 
 
 def _node_layer(backbone: nn.Module, node: int) -> str:
+    """Name of the layer whose output is the feature map of a node (0 for C1)."""
     if isinstance(backbone, ResNetBackbone):
         return f"layer{node + 1}"
     if isinstance(backbone, DenseNetBackbone):
         return "class_layers.relu" if node == 3 else f"features.denseblock{node + 1}"
     if isinstance(backbone, VGGBackbone):
         return f"features.{backbone.pools[node + 1]}"
-    raise TypeError(f"Grad-CAM knows the nodes of the bundle's backbones, not of {type(backbone).__name__}")
+    raise TypeError(f"expected one of the bundle's backbones, got a {type(backbone).__name__}")

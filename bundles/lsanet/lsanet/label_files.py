@@ -25,9 +25,7 @@ def handed_over() -> dict[str, list[dict[str, Any]]] | None:
         return None
     for name, content in lists.items():
         if not isinstance(content, list) or not content:
-            raise ValueError(
-                f"labelled images for training without any for {name}: give a val_split between 0 and 1"
-            )
+            raise ValueError(f"labelled images for training without any for {name}: give a val_split between 0 and 1")
     return lists
 
 
@@ -54,9 +52,7 @@ def class_index(label: Any, classes: Sequence[str]) -> int:
         return names.index(text)
     if text.isdecimal() and (not classes or int(text) < len(classes)):
         return int(text)
-    raise ValueError(
-        f"label {label!r} says {content!r}: expected the name or index of one of {', '.join(classes)}"
-    )
+    raise ValueError(f"label {label!r} says {content!r}: expected the name or index of one of {', '.join(classes)}")
 
 
 def _read(path: Path) -> Any:
@@ -66,6 +62,4 @@ def _read(path: Path) -> Any:
         text = path.read_text(encoding="utf-8")
         return json.loads(text) if path.suffix == ".json" else text
     except (UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise ValueError(
-            f"label {str(path)!r}: expected text or JSON with the name of the class ({error})"
-        ) from error
+        raise ValueError(f"label {str(path)!r}: expected text or JSON with the name of the class ({error})") from error

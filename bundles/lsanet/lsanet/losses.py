@@ -97,9 +97,7 @@ def node_cross_entropy(
     num_nodes = logits.shape[1]
     if multi_label:
         expected = targets.to(logits.dtype).unsqueeze(1).expand_as(logits)
-        return F.binary_cross_entropy_with_logits(
-            logits, expected, weight=class_weights, reduction="none"
-        ).mean(2)
+        return F.binary_cross_entropy_with_logits(logits, expected, weight=class_weights, reduction="none").mean(2)
     repeated = targets.unsqueeze(1).expand(-1, num_nodes)
     return F.cross_entropy(logits.transpose(1, 2), repeated, weight=class_weights, reduction="none")
 

@@ -50,18 +50,14 @@ def find_npz(dataset: str, dataset_dir: str | None) -> Path:
         for path in places:
             if path.is_file():
                 return path
-        raise SettingsError(
-            f"dataset={dataset!r}: no such file (looked for {' and '.join(map(str, places))})"
-        )
+        raise SettingsError(f"dataset={dataset!r}: no such file (looked for {' and '.join(map(str, places))})")
     from medmnist.info import DEFAULT_ROOT
 
     if dataset_dir and not Path(dataset_dir).is_dir():
         raise SettingsError(f"dataset_dir={dataset_dir!r}: no such folder")
     folders = [Path(f) for f in (dataset_dir, DEFAULT_ROOT) if f]
     if not folders:
-        raise SettingsError(
-            f"dataset={dataset!r}: the home folder takes no files; give dataset_dir, a folder for them"
-        )
+        raise SettingsError(f"dataset={dataset!r}: the home folder takes no files; give dataset_dir, a folder for them")
     for folder in folders:
         path = folder / f"{dataset}.npz"
         if path.is_file():
@@ -198,9 +194,7 @@ def read_npz(
     _check_shared_images(path, result, official)
     classes = None
     if "classes" in arrays:
-        classes = [
-            c.decode() if isinstance(c, bytes) else str(c) for c in arrays["classes"].reshape(-1).tolist()
-        ]
+        classes = [c.decode() if isinstance(c, bytes) else str(c) for c in arrays["classes"].reshape(-1).tolist()]
         if len(set(classes)) < len(classes):
             raise ValueError(f"{path}: classes has a name twice: {', '.join(classes)}")
         labels = result["train"][1]
@@ -212,14 +206,8 @@ def read_npz(
 
 def _problems(split: str, images: np.ndarray, labels: np.ndarray) -> list[str]:
     problems = []
-    if (
-        images.dtype != np.uint8
-        or images.ndim not in (3, 4)
-        or (images.ndim == 4 and images.shape[3] not in (1, 3))
-    ):
-        problems.append(
-            f"{split}_images is {images.dtype} {images.shape}, expected uint8 N x H x W or N x H x W x 3"
-        )
+    if images.dtype != np.uint8 or images.ndim not in (3, 4) or (images.ndim == 4 and images.shape[3] not in (1, 3)):
+        problems.append(f"{split}_images is {images.dtype} {images.shape}, expected uint8 N x H x W or N x H x W x 3")
     elif 0 in images.shape[1:]:
         problems.append(f"{split}_images has the shape {images.shape}: images without pixels")
     if (
@@ -227,9 +215,7 @@ def _problems(split: str, images: np.ndarray, labels: np.ndarray) -> list[str]:
         or labels.shape[1:] == (0,)
         or not (1 <= labels.ndim <= 2)
     ):
-        problems.append(
-            f"{split}_labels is {labels.dtype} {labels.shape}, expected whole numbers, N or N x K"
-        )
+        problems.append(f"{split}_labels is {labels.dtype} {labels.shape}, expected whole numbers, N or N x K")
     elif images.ndim and len(labels) != len(images):
         problems.append(f"{split} has {len(images)} images and {len(labels)} labels")
     elif len(labels) == 0:
@@ -241,9 +227,7 @@ def _problems(split: str, images: np.ndarray, labels: np.ndarray) -> list[str]:
     return problems
 
 
-def _check_shared_images(
-    path: Path, splits: dict[str, tuple[np.ndarray, np.ndarray]], official: bool
-) -> None:
+def _check_shared_images(path: Path, splits: dict[str, tuple[np.ndarray, np.ndarray]], official: bool) -> None:
     seen: dict[bytes, tuple[str, int]] = {}
     shared = []
     for split, (images, _) in splits.items():
@@ -255,9 +239,7 @@ def _check_shared_images(
     if not shared:
         return
     count = "1 image stands" if len(shared) == 1 else f"{len(shared)} images stand"
-    found = (
-        f"{count} in two splits pixel by pixel ({', '.join(shared[:3])}{', ...' if len(shared) > 3 else ''})"
-    )
+    found = f"{count} in two splits pixel by pixel ({', '.join(shared[:3])}{', ...' if len(shared) > 3 else ''})"
     if not official:
         raise ValueError(
             f"{path}: {found}: the figures would be too good by them; take them out of one split, or cut the splits "

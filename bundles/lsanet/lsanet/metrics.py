@@ -48,20 +48,14 @@ def accuracy(targets: ArrayLike, probabilities: ArrayLike, task: str) -> float:
     return float(np.mean(_decide(checked_probabilities, task) == checked_targets))
 
 
-def undefined_classes(
-    targets: ArrayLike, probabilities: ArrayLike, task: str, classes: Sequence[str]
-) -> list[str]:
+def undefined_classes(targets: ArrayLike, probabilities: ArrayLike, task: str, classes: Sequence[str]) -> list[str]:
     """Names of the classes whose AUC is undefined: no image has the class, or every image has it."""
     checked = _check(targets, probabilities, task)
     _check_classes(classes, checked[1])
-    return [
-        name for name, value in zip(classes, _class_aucs(*checked, task), strict=True) if math.isnan(value)
-    ]
+    return [name for name, value in zip(classes, _class_aucs(*checked, task), strict=True) if math.isnan(value)]
 
 
-def summary(
-    targets: ArrayLike, probabilities: ArrayLike, task: str, classes: Sequence[str]
-) -> dict[str, float]:
+def summary(targets: ArrayLike, probabilities: ArrayLike, task: str, classes: Sequence[str]) -> dict[str, float]:
     """Figures over all classes.
 
     Args:
@@ -92,9 +86,7 @@ def summary(
         "auc": float(np.mean(aucs)),
         "acc": float(np.mean(decisions == checked_targets)),
         "macro_f1": float(np.mean(rates["f1"])),
-        "balanced_accuracy": float(
-            np.mean((recall + rates["specificity"]) / 2 if task == MULTI_LABEL else recall)
-        ),
+        "balanced_accuracy": float(np.mean((recall + rates["specificity"]) / 2 if task == MULTI_LABEL else recall)),
         "ece": expected_calibration_error(confidence, (decisions == checked_targets).ravel()),
         "nll": float(-np.mean(np.log(np.clip(chosen, np.finfo(np.float64).eps, None)))),
         "n": len(checked_targets),
@@ -107,9 +99,7 @@ def summary(
     return result
 
 
-def per_class(
-    targets: ArrayLike, probabilities: ArrayLike, task: str, classes: Sequence[str]
-) -> list[dict[str, Any]]:
+def per_class(targets: ArrayLike, probabilities: ArrayLike, task: str, classes: Sequence[str]) -> list[dict[str, Any]]:
     """One row a class: ``class``, ``support``, ``precision``, ``recall``, ``specificity``, ``f1``, ``auc``.
 
     Each class against the rest; NaN where undefined (a precision without a prediction, a recall without an
@@ -135,9 +125,7 @@ def confusion(targets: ArrayLike, probabilities: ArrayLike, task: str, num_class
     """
     checked_targets, checked_probabilities = _check(targets, probabilities, task)
     if num_classes != checked_probabilities.shape[1]:
-        raise ValueError(
-            f"num_classes is {num_classes}, probabilities have {checked_probabilities.shape[1]}."
-        )
+        raise ValueError(f"num_classes is {num_classes}, probabilities have {checked_probabilities.shape[1]}.")
     return _confusion(checked_targets, _decide(checked_probabilities, task), task, num_classes)
 
 
@@ -151,9 +139,7 @@ def expected_calibration_error(confidence: ArrayLike, correct: ArrayLike, bins: 
     """
     confidence, correct = _numbers("confidence", confidence), _numbers("correct", correct)
     if confidence.ndim != 1 or confidence.shape != correct.shape or not len(confidence):
-        raise ValueError(
-            f"confidence and correct must both be (N > 0,), got {confidence.shape} and {correct.shape}."
-        )
+        raise ValueError(f"confidence and correct must both be (N > 0,), got {confidence.shape} and {correct.shape}.")
     _check_range("confidence", confidence)
     if not np.isin(correct, (0, 1)).all():
         raise ValueError("correct must be true or false (1 or 0) only.")
@@ -164,9 +150,7 @@ def expected_calibration_error(confidence: ArrayLike, correct: ArrayLike, bins: 
     return float(np.abs(gaps).sum() / len(confidence))
 
 
-def threshold_at_specificity(
-    targets: ArrayLike, probabilities: ArrayLike, specificity: float
-) -> dict[str, float]:
+def threshold_at_specificity(targets: ArrayLike, probabilities: ArrayLike, specificity: float) -> dict[str, float]:
     """Smallest threshold that reaches a specificity, to be chosen on validation data.
 
     An image is positive where its probability of the second class is at least the threshold. Candidates are
@@ -187,9 +171,7 @@ def threshold_at_specificity(
     scores = checked_probabilities[:, 1]
     negatives = np.sort(scores[checked_targets == 0])
     if len(negatives) in (0, len(scores)):
-        raise ValueError(
-            f"Both classes are needed to choose a threshold, all targets are {checked_targets[0]}."
-        )
+        raise ValueError(f"Both classes are needed to choose a threshold, all targets are {checked_targets[0]}.")
     candidates = np.unique(scores)
     candidates = np.append(candidates, np.nextafter(candidates[-1], np.inf))
     reached = np.searchsorted(negatives, candidates, side="left") / len(negatives) >= specificity
@@ -197,9 +179,7 @@ def threshold_at_specificity(
     return {"threshold": threshold} | _sensitivity_specificity(checked_targets, scores >= threshold)
 
 
-def sensitivity_specificity(
-    targets: ArrayLike, probabilities: ArrayLike, threshold: float
-) -> dict[str, float]:
+def sensitivity_specificity(targets: ArrayLike, probabilities: ArrayLike, threshold: float) -> dict[str, float]:
     """Sensitivity and specificity of a threshold chosen beforehand: positive is at least the threshold.
 
     Args:
@@ -246,9 +226,7 @@ class EpochScore(CumulativeIterationMetric):
             torch.stack([convert_to_tensor(one, track_meta=False) for one in y]),
         )
 
-    def _compute_tensor(
-        self, y_pred: torch.Tensor, y: torch.Tensor | None = None, **kwargs: Any
-    ) -> list[torch.Tensor]:
+    def _compute_tensor(self, y_pred: torch.Tensor, y: torch.Tensor | None = None, **kwargs: Any) -> list[torch.Tensor]:
         """Probabilities ``(B, K)`` and targets ``(B,)`` or ``(B, K)``, in types that every rank shares."""
         if y is None:
             raise ValueError("EpochScore needs targets, got a prediction only.")
@@ -274,9 +252,7 @@ class EpochScore(CumulativeIterationMetric):
             self._warned = True
             names = [str(k) for k in range(probabilities.shape[1])]
             missing = undefined_classes(targets, probabilities, self.task, names)
-            logger.warning(
-                "The AUC is undefined: no image, or every image, is of class %s.", ", ".join(missing)
-            )
+            logger.warning("The AUC is undefined: no image, or every image, is of class %s.", ", ".join(missing))
         return torch.tensor(value, dtype=torch.float64)
 
 
@@ -391,9 +367,7 @@ def _check(targets: ArrayLike, probabilities: ArrayLike, task: str) -> tuple[np.
         labels = labels[:, 0]
     expected = scores.shape if multi_label else (len(scores),)
     if labels.shape != expected:
-        raise ValueError(
-            f"targets must be {expected} for {task!r} and probabilities {scores.shape}, got {arrived}."
-        )
+        raise ValueError(f"targets must be {expected} for {task!r} and probabilities {scores.shape}, got {arrived}.")
     highest = 1 if multi_label else width - 1
     wrong = labels[(labels != np.round(labels)) | (labels < 0) | (labels > highest)]
     if len(wrong):
@@ -423,11 +397,7 @@ def _numbers(name: str, values: Any) -> np.ndarray:
     try:
         array = np.asarray(values, dtype=np.float64)
     except (TypeError, ValueError) as error:
-        raise ValueError(
-            f"{name} must be an array of numbers, got {type(values).__name__}: {error}"
-        ) from error
+        raise ValueError(f"{name} must be an array of numbers, got {type(values).__name__}: {error}") from error
     if not np.isfinite(array).all():
-        raise ValueError(
-            f"{name} must be finite, got {int((~np.isfinite(array)).sum())} NaN or infinite values."
-        )
+        raise ValueError(f"{name} must be finite, got {int((~np.isfinite(array)).sum())} NaN or infinite values.")
     return array

@@ -116,9 +116,7 @@ class NodeEnsemble(LSANet):
     def __init__(self, *, multi_label: bool = False, **kwargs) -> None:
         super().__init__(**kwargs)
         if len(self.nodes) < 2:
-            raise ValueError(
-                f"keep_nodes needs more than one output node, and output_nodes is {list(self.node_names)}"
-            )
+            raise ValueError(f"keep_nodes needs more than one output node, and output_nodes is {list(self.node_names)}")
         self.multi_label = multi_label
 
     def node_probabilities(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -158,15 +156,12 @@ def _check_nodes(method: str, output_nodes: Sequence[str]) -> tuple[int, ...]:
         raise ValueError(f"output_nodes is {names}: expected C4 and any of C1, C2, C3, each once")
     if method == "baseline" and names != ["C4"]:
         raise ValueError(
-            f"method='baseline' has the classifier C4 alone, and output_nodes is {names}: use ['C4'], "
-            "or method='dsn'"
+            f"method='baseline' has the classifier C4 alone, and output_nodes is {names}: use ['C4'], or method='dsn'"
         )
     if method == "dks" and set(names) != {"C2", "C3", "C4"}:
         raise ValueError(f"method='dks' has branches at C2 and C3 beside C4, and output_nodes is {names}")
     if method != "baseline" and len(names) == 1:
-        raise ValueError(
-            f"method={method!r} needs an auxiliary node beside C4: add C1, C2 or C3 to output_nodes"
-        )
+        raise ValueError(f"method={method!r} needs an auxiliary node beside C4: add C1, C2 or C3 to output_nodes")
     return tuple(sorted(NODES.index(n) for n in names))
 
 

@@ -66,9 +66,7 @@ def init_network(
 def _load_imagenet(network: Backbone, name: str, address: str) -> None:
     url = address + FILES[name]
     try:
-        weights = torch.hub.load_state_dict_from_url(
-            url, map_location="cpu", check_hash=True, weights_only=True
-        )
+        weights = torch.hub.load_state_dict_from_url(url, map_location="cpu", check_hash=True, weights_only=True)
     except (URLError, OSError) as error:
         folder = Path(torch.hub.get_dir()) / "checkpoints"
         raise ConnectionError(
@@ -94,21 +92,20 @@ def _load_matching(network: nn.Module, weights: Mapping[str, torch.Tensor], sour
     new = ("fc.", "class_layers.")
     missing = [k for k in outcome.missing_keys if ".attention." not in k and not k.startswith(new)]
     if missing or outcome.unexpected_keys:
-        raise ValueError(
-            f"{source} does not fit: missing {missing[:5]}, unexpected {outcome.unexpected_keys[:5]}"
-        )
+        raise ValueError(f"{source} does not fit: missing {missing[:5]}, unexpected {outcome.unexpected_keys[:5]}")
 
 
 def _load_earlier(network: LSANet, path: Path) -> None:
     if not path.is_file():
         raise FileNotFoundError(f"ckpt_path: {path} does not exist")
-    weights = torch.load(path, map_location="cpu", weights_only=True)
+    try:
+        weights = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        raise ValueError(f"ckpt_path: {path} is not readable as weights ({str(error)[:300]})") from error
     whole = network.state_dict()
     prefix = "" if any(k.startswith("backbone.") for k in weights) else "backbone."
     named = {prefix + k: v for k, v in weights.items()}
-    other_classes = [
-        k for k, v in named.items() if k in whole and whole[k].shape != v.shape and _is_classifier(k)
-    ]
+    other_classes = [k for k, v in named.items() if k in whole and whole[k].shape != v.shape and _is_classifier(k)]
     kept = {k: v for k, v in named.items() if k not in other_classes}
     unfit = [k for k, v in kept.items() if k not in whole or whole[k].shape != v.shape]
     lacking = [k for k in whole if k.startswith("backbone.") and k not in named]

@@ -84,7 +84,7 @@ def _figures_table(metrics: Mapping[str, Any]) -> list[str]:
         if name in metrics["test"]
     ]
     caption = f"Epoch {metrics['chosen_epoch']}, chosen on validation AUC"
-    blocks = [_report.table(["figure", *columns], rows, caption)]
+    blocks: list[str] = [_report.table(["figure", *columns], rows, caption)]
     if "operating_point" in metrics:
         point, found = metrics["operating_point"]["validation"], metrics["operating_point"]["test"]
         header = ["", "validation", "test"]
@@ -153,9 +153,7 @@ def _calibration_section(
     return _report.section("Calibration", text, _report.figure(path, "Reliability, test"))
 
 
-def _confidence(
-    probabilities: np.ndarray, targets: np.ndarray, multi_label: bool
-) -> tuple[np.ndarray, np.ndarray]:
+def _confidence(probabilities: np.ndarray, targets: np.ndarray, multi_label: bool) -> tuple[np.ndarray, np.ndarray]:
     if multi_label:
         decided = probabilities > 0.5
         return np.where(decided, probabilities, 1 - probabilities).ravel(), (decided == targets).ravel()
@@ -195,7 +193,8 @@ def _png(image: np.ndarray) -> bytes:
 
 
 def _settings_section(settings: Settings, metrics: Mapping[str, Any]) -> str:
-    rows = [[name, _report_value(value), "changed" if name in settings.changed else ""] for name, value in settings.items()]
+    changed = {name: "changed" for name in settings.changed}
+    rows = [[name, _report_value(value), changed.get(name, "")] for name, value in settings.items()]
     blocks = [_report.table(["setting", "value", ""], rows), _report.definition_list(metrics["versions"])]
     return _report.section("Settings and versions", *blocks)
 

@@ -116,8 +116,7 @@ def training_settings(bundle_root: str) -> Settings:
     settings = read_settings(bundle_root, "train.json")
     check_values(settings, _COMMON | _TRAINING)
     problems = [
-        f"{name}={value!r} has no effect with method={settings['method']!r}: "
-        f"it is for {', '.join(_ONLY_WITH[name])}"
+        f"{name}={value!r} has no effect with method={settings['method']!r}: it is for {', '.join(_ONLY_WITH[name])}"
         for name, value in settings.changed.items()
         if name in _ONLY_WITH and settings["method"] not in _ONLY_WITH[name]
     ]

@@ -51,9 +51,7 @@ def build_shipped(
     return build_backbone(backbone, num_classes, attention=attention)
 
 
-def shipped_weights(
-    training_weights: Mapping[str, torch.Tensor], keep_nodes: bool
-) -> dict[str, torch.Tensor]:
+def shipped_weights(training_weights: Mapping[str, torch.Tensor], keep_nodes: bool) -> dict[str, torch.Tensor]:
     """Weights of the shipped network out of those of the trained `network.LSANet`."""
     if keep_nodes:
         return dict(training_weights)
@@ -69,9 +67,7 @@ def load_weights(network: nn.Module, path: str | Path) -> None:
         ValueError: If it holds anything but the weights of this network.
     """
     if not Path(path).is_file():
-        raise FileNotFoundError(
-            f"ckpt_path: {path} does not exist; train first, or give the weights of a run"
-        )
+        raise FileNotFoundError(f"ckpt_path: {path} does not exist; train first, or give the weights of a run")
     try:
         weights = torch.load(path, map_location="cpu", weights_only=True)
         network.load_state_dict(weights)
@@ -101,9 +97,7 @@ class NodeInferer(SimpleInferer):
         return network.logits_of(ensemble(probabilities, weights))
 
 
-def node_disagreement(
-    probabilities: torch.Tensor, weights: torch.Tensor, multi_label: bool = False
-) -> torch.Tensor:
+def node_disagreement(probabilities: torch.Tensor, weights: torch.Tensor, multi_label: bool = False) -> torch.Tensor:
     """Generalised Jensen-Shannon divergence of the nodes' predictions, in 0 (they agree) to 1.
 
     H(sum_l w_l p_l) - sum_l w_l H(p_l), the entropies over log K; for multi-label the mean over the labels.

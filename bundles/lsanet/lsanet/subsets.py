@@ -129,13 +129,10 @@ def _take_turns(member: np.ndarray, quotas: np.ndarray, pace: np.ndarray, seed: 
     """
     # RandomState: its stream is frozen for good, unlike that of the newer generators.
     orders = [
-        np.random.RandomState([seed, c]).permutation(np.flatnonzero(member[:, c]))
-        for c in range(member.shape[1])
+        np.random.RandomState([seed, c]).permutation(np.flatnonzero(member[:, c])) for c in range(member.shape[1])
     ]
     sizes = member.sum(axis=0)
-    turns = sorted(
-        ((j - 0.5) / pace[c], sizes[c], c, j) for c in range(len(quotas)) for j in range(1, quotas[c] + 1)
-    )
+    turns = sorted(((j - 0.5) / pace[c], sizes[c], c, j) for c in range(len(quotas)) for j in range(1, quotas[c] + 1))
     chosen = np.zeros(len(member), dtype=bool)
     held = np.zeros(member.shape[1], dtype=int)
     position = np.zeros(member.shape[1], dtype=int)
