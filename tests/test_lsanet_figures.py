@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from lsanet import figures
+from lsanet import drawing, figures, pictures, training_figures
 
 BLOOD = [
     "basophil",
@@ -85,7 +85,7 @@ def test_roc(tmp_path: Path, num_classes: int):
 def _legend(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, **arguments) -> list[str]:
     """Texts of the legend of a ROC figure."""
     drawn = []
-    monkeypatch.setattr(figures, "_save", lambda figure, path: drawn.append(figure))
+    monkeypatch.setattr(figures, "save_figure", lambda figure, path: drawn.append(figure))
     figures.save_roc(tmp_path / "a.png", **arguments)
     return [text.get_text().replace("\n", " ") for text in drawn[0].axes[0].get_legend().get_texts()]
 
@@ -134,7 +134,7 @@ def test_reliability(tmp_path: Path, calibrated: bool):
 
 def test_reliability_reports_the_calibration_error(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
     drawn = []
-    monkeypatch.setattr(figures, "_save", lambda figure, path: drawn.append(figure))
+    monkeypatch.setattr(figures, "save_figure", lambda figure, path: drawn.append(figure))
     confidence = np.array([0.9, 0.9, 0.9, 0.9, 0.6, 0.6])
     correct = np.array([True, True, False, False, True, True])
     figures.save_reliability(tmp_path / "a.png", confidence=confidence, correct=correct, bins=10)
@@ -154,9 +154,9 @@ def test_reliability_refuses(tmp_path: Path, change: dict):
 def test_history_and_beta(tmp_path: Path, num_epochs: int, val_interval: int):
     history = _history(num_epochs, val_interval)
     (tmp_path / "a").mkdir()
-    figures.save_history(tmp_path / "a" / "a.png", history=history, best_epoch=num_epochs)
+    training_figures.save_history(tmp_path / "a" / "a.png", history=history, best_epoch=num_epochs)
     _check(tmp_path / "a" / "a.png")
-    figures.save_beta(tmp_path / "b" / "b.png", history=history, nodes=NODES)  # makes the folder
+    training_figures.save_beta(tmp_path / "b" / "b.png", history=history, nodes=NODES)  # makes the folder
     _check(tmp_path / "b" / "b.png")
 
 
@@ -169,44 +169,44 @@ def test_history_as_read_from_csv(tmp_path: Path):
         writer.writerows(rows)
     with table.open(newline="") as file:
         read = list(csv.DictReader(file))
-    figures.save_history(tmp_path / "a" / "a.png", history=read, best_epoch=2)
-    figures.save_history(tmp_path / "b" / "b.png", history=rows, best_epoch=2)
+    training_figures.save_history(tmp_path / "a" / "a.png", history=read, best_epoch=2)
+    training_figures.save_history(tmp_path / "b" / "b.png", history=rows, best_epoch=2)
     assert _check(tmp_path / "a" / "a.png").tobytes() == _check(tmp_path / "b" / "b.png").tobytes()
 
 
 def test_history_of_the_baseline(tmp_path: Path):
     history = [{"epoch": epoch, "train_loss": 1.0} for epoch in range(3)]  # no branches, no validation
-    figures.save_history(tmp_path / "a.png", history=history, best_epoch=None)
+    training_figures.save_history(tmp_path / "a.png", history=history, best_epoch=None)
     _check(tmp_path / "a.png")
 
 
 def test_beta_shows_the_reachable_range(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
     drawn = []
-    monkeypatch.setattr(figures, "_save", lambda figure, path: drawn.append(figure))
-    figures.save_beta(tmp_path / "a.png", history=_history(3), nodes=NODES)
+    monkeypatch.setattr(training_figures, "save_figure", lambda figure, path: drawn.append(figure))
+    training_figures.save_beta(tmp_path / "a.png", history=_history(3), nodes=NODES)
     low, high = 1 / (1 + 3 * math.e), math.e / (math.e + 3)
     texts = [text.get_text() for text in drawn[0].legends[0].get_texts()]
     assert texts[:4] == NODES and f"reachable: {low:.3f} to {high:.3f}" in texts
     assert len(drawn[0].axes) == 3
     assert drawn[0].axes[0].get_ylim() == drawn[0].axes[1].get_ylim()
     without = [{k: v for k, v in row.items() if "gate" not in k} for row in _history(3)]
-    figures.save_beta(tmp_path / "a.png", history=without, nodes=NODES, max_ratio=None)
+    training_figures.save_beta(tmp_path / "a.png", history=without, nodes=NODES, max_ratio=None)
     assert len(drawn[1].axes) == 2
 
 
 @pytest.mark.parametrize(
     "draw, message",
     [
-        (lambda p: figures.save_history(p, history=[], best_epoch=1), "no rows"),
-        (lambda p: figures.save_history(p, history=_history(2), best_epoch=9), "best_epoch 9"),
+        (lambda p: training_figures.save_history(p, history=[], best_epoch=1), "no rows"),
+        (lambda p: training_figures.save_history(p, history=_history(2), best_epoch=9), "best_epoch 9"),
         (
-            lambda p: figures.save_history(p, history=[{"epoch": 1, "val_auc": "high"}], best_epoch=1),
+            lambda p: training_figures.save_history(p, history=[{"epoch": 1, "val_auc": "high"}], best_epoch=1),
             "'high'",
         ),
-        (lambda p: figures.save_beta(p, history=_history(2), nodes=["C9"]), "train_beta_C9"),
-        (lambda p: figures.save_beta(p, history=_history(2), nodes=[]), "nodes"),
-        (lambda p: figures.save_beta(p, history=_history(2), nodes=NODES, max_ratio=0.5), "max_ratio"),
-        (lambda p: figures.save_history(p.with_suffix(".pdf"), history=_history(2), best_epoch=1), "PNG"),
+        (lambda p: training_figures.save_beta(p, history=_history(2), nodes=["C9"]), "train_beta_C9"),
+        (lambda p: training_figures.save_beta(p, history=_history(2), nodes=[]), "nodes"),
+        (lambda p: training_figures.save_beta(p, history=_history(2), nodes=NODES, max_ratio=0.5), "max_ratio"),
+        (lambda p: training_figures.save_history(p.with_suffix(".pdf"), history=_history(2), best_epoch=1), "PNG"),
     ],
 )
 def test_history_and_beta_refuse(tmp_path: Path, draw, message: str):
@@ -220,7 +220,7 @@ def test_contact_sheet(tmp_path: Path):
     rng = np.random.default_rng(0)
     images = [rng.integers(0, 256, (*size, 3), dtype=np.uint8) for size in sizes]
     captions = ["", "short", "a $x$ and $y$\nsecond line", "word " * 20, "x" * 90, "_a", "<script>"]
-    figures.save_contact_sheet(tmp_path / "a.png", images=images, captions=captions, columns=4)
+    pictures.save_contact_sheet(tmp_path / "a.png", images=images, captions=captions, columns=4)
     _check(tmp_path / "a.png")
 
 
@@ -228,7 +228,7 @@ def test_contact_sheet_enlarges_without_blur(tmp_path: Path):
     image = np.zeros((4, 4, 3), np.uint8)
     image[::2, ::2] = (255, 0, 0)
     image[1::2, 1::2] = (0, 0, 255)
-    figures.save_contact_sheet(tmp_path / "a.png", images=[image], captions=[""])
+    pictures.save_contact_sheet(tmp_path / "a.png", images=[image], captions=[""])
     colours = {colour for _, colour in _check(tmp_path / "a.png").getcolors(100000)}
     assert colours == {(255, 255, 255), (0, 0, 0), (255, 0, 0), (0, 0, 255)}
 
@@ -245,19 +245,19 @@ def test_contact_sheet_enlarges_without_blur(tmp_path: Path):
 )
 def test_contact_sheet_refuses(tmp_path: Path, images: list, captions: list, columns: int):
     with pytest.raises(ValueError, match=r"image|columns"):
-        figures.save_contact_sheet(tmp_path / "a.png", images=images, captions=captions, columns=columns)
+        pictures.save_contact_sheet(tmp_path / "a.png", images=images, captions=captions, columns=columns)
 
 
 def test_overlay(tmp_path: Path):
     image = np.random.default_rng(0).integers(0, 256, (40, 60, 3), dtype=np.uint8)
     heat = np.zeros((4, 6))
-    assert np.array_equal(figures.overlay(image, heat), image)
+    assert np.array_equal(pictures.overlay(image, heat), image)
     heat[:, 5] = 1.0
-    blended = figures.overlay(image, heat)
+    blended = pictures.overlay(image, heat)
     assert blended.shape == image.shape and blended.dtype == np.uint8
     assert np.array_equal(blended[:, :20], image[:, :20])  # far from the heat
     assert not np.array_equal(blended[:, 55:], image[:, 55:])
-    figures.save_overlay(tmp_path / "a.png", image=image, heat=heat)
+    pictures.save_overlay(tmp_path / "a.png", image=image, heat=heat)
     assert np.array_equal(np.asarray(_check(tmp_path / "a.png", smallest=40)), blended)
 
 
@@ -272,7 +272,7 @@ def test_overlay(tmp_path: Path):
 )
 def test_overlay_refuses(image: np.ndarray, heat: np.ndarray):
     with pytest.raises(ValueError, match=r"image|heat"):
-        figures.overlay(image, heat)
+        pictures.overlay(image, heat)
 
 
 def test_failed_write_leaves_the_old_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
@@ -282,19 +282,19 @@ def test_failed_write_leaves_the_old_file(monkeypatch: pytest.MonkeyPatch, tmp_p
     def fail(*args, **kwargs):
         raise OSError("disk full")
 
-    monkeypatch.setattr(figures.os, "replace", fail)
+    monkeypatch.setattr(drawing.os, "replace", fail)
     with pytest.raises(OSError, match="disk full"):
-        figures.save_history(path, history=_history(2), best_epoch=1)
+        training_figures.save_history(path, history=_history(2), best_epoch=1)
     assert path.read_bytes() == b"old"
     assert [p.name for p in tmp_path.iterdir()] == ["a.png"]
 
 
 def test_no_pyplot_and_quick_import():
     code = (
-        "import sys, numpy as np; from lsanet import figures\n"
+        "import sys, numpy as np; from lsanet import drawing, figures, pictures, training_figures\n"
         "assert 'matplotlib' not in sys.modules and 'sklearn' not in sys.modules\n"
-        "figures.overlay(np.zeros((2, 2, 3), np.uint8), np.zeros((2, 2)))\n"
-        "figures._figure(1, 1).savefig(sys.stdout.buffer)\n"
+        "pictures.overlay(np.zeros((2, 2, 3), np.uint8), np.zeros((2, 2)))\n"
+        "drawing.new_figure(1, 1).savefig(sys.stdout.buffer)\n"
         "assert 'matplotlib.pyplot' not in sys.modules"
     )
     folder = Path(figures.__file__).parents[1]

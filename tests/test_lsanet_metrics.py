@@ -12,9 +12,9 @@ from monai.data import decollate_batch
 from monai.handlers import IgniteMetricHandler, from_engine
 from sklearn import metrics as reference
 
+from lsanet.epoch_scores import EpochScore
 from lsanet.metrics import (
     TASKS,
-    EpochScore,
     accuracy,
     auc,
     confusion,
@@ -361,7 +361,7 @@ def test_epoch_score_in_an_ignite_engine(task, score, decollated):
 
     config = {
         "_target_": "IgniteMetricHandler",
-        "metric_fn": {"_target_": "lsanet.metrics.EpochScore", "score": score, "task": task},
+        "metric_fn": {"_target_": "lsanet.epoch_scores.EpochScore", "score": score, "task": task},
         "output_transform": "$monai.handlers.from_engine(['pred', 'label'])",
     }
     handler = ConfigParser({"imports": ["$import monai"], "handler": config}).get_parsed_content("handler")

@@ -14,8 +14,9 @@ TOOLS = Path(__file__).resolve().parents[1] / "tools"
 sys.path.insert(0, str(TOOLS))
 
 import benchmark  # noqa: E402
-import benchmark_lsanet  # noqa: E402
 import measure  # noqa: E402
+from benchmark_loads import Load  # noqa: E402
+from benchmark_loops import plain_network  # noqa: E402
 from measure import Bar, Benchmark  # noqa: E402
 
 from lsanet.shipped import build_shipped  # noqa: E402
@@ -185,8 +186,8 @@ def test_missed_bar_and_the_exit_status(
 
 
 def test_plain_network_computes_what_the_shipped_one_does() -> None:
-    load = benchmark_lsanet.Load(32, 32, 2, 1, "cpu")
-    plain = benchmark_lsanet.plain_network(load, channels_last=False).eval()
+    load = Load(32, 32, 2, 1, "cpu")
+    plain = plain_network(load, channels_last=False).eval()
     shipped = build_shipped(backbone="resnet18", num_classes=8, image_size=32).eval()
     shipped.load_state_dict(plain.state_dict())
     images = torch.rand(2, 3, 32, 32)

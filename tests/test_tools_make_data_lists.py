@@ -16,6 +16,7 @@ TOOLS = Path(__file__).resolve().parents[1] / "tools"
 sys.path.insert(0, str(TOOLS))
 
 import make_data_lists  # noqa: E402
+from list_packing import square  # noqa: E402
 from splits import join_units, split_units  # noqa: E402
 
 SECTIONS = ("training", "validation", "test")
@@ -433,13 +434,13 @@ def test_array_mistakes(npz: Path, tmp_path: Path, capsys: pytest.CaptureFixture
 def test_pack_resizes_about_the_centre(tmp_path: Path) -> None:
     pixels = np.zeros((20, 40, 3), dtype=np.uint8)
     pixels[5:15, 15:25] = 255
-    square = make_data_lists.square(pixels, 10, keep_aspect=False)
-    padded = make_data_lists.square(pixels, 10, keep_aspect=True)
-    for image in (square, padded):
+    squeezed = square(pixels, 10, keep_aspect=False)
+    padded = square(pixels, 10, keep_aspect=True)
+    for image in (squeezed, padded):
         assert image.shape == (10, 10, 3) and image.dtype == np.uint8
         np.testing.assert_array_equal(image, image[::-1])
         np.testing.assert_array_equal(image, image[:, ::-1])
-    assert padded[:2].max() == 0 and padded[8:].max() == 0 and square[3, 5].min() > 200
+    assert padded[:2].max() == 0 and padded[8:].max() == 0 and squeezed[3, 5].min() > 200
 
 
 def test_pack_a_table_of_several_labels(tmp_path: Path) -> None:

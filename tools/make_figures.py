@@ -34,7 +34,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 def draw_lsanet(run: Path, folder: Path) -> list[Path]:
     """Draw beta, confusion matrix, ROC and reliability of a run of the lsanet bundle; returns the files."""
-    from lsanet import figures
+    from lsanet import figures, training_figures
     from lsanet._records import read_history
 
     metrics = json.loads((run / "metrics.json").read_text(encoding="utf-8"))
@@ -62,9 +62,9 @@ def draw_lsanet(run: Path, folder: Path) -> list[Path]:
             drawn.append(folder / "beta.png")
             settings = metrics["settings"]
             ratio = None if settings["lsa"] == "gated" else float(np.exp(1 / settings["lsa_temperature"]))
-            figures.save_beta(drawn[-1], history=history, nodes=nodes, max_ratio=ratio)
+            training_figures.save_beta(drawn[-1], history=history, nodes=nodes, max_ratio=ratio)
         drawn.append(folder / "history.png")
-        figures.save_history(drawn[-1], history=history, best_epoch=metrics["chosen_epoch"])
+        training_figures.save_history(drawn[-1], history=history, best_epoch=metrics["chosen_epoch"])
     return drawn
 
 

@@ -1,28 +1,23 @@
 """Data sets: the built-in demo, MedMNIST files, and lists of image files; kept as uint8 at their stored size."""
 
-import contextlib
 import difflib
 import hashlib
 import logging
 import math
-from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
-from torch.utils.data import Dataset, Sampler
 
 from ._common import SettingsError, read_json
-from ._images import ImageError, read_image
 from .datalists import MULTI_LABEL, listed, read_datalist
 from .demo_data import DEMO_CLASSES, make_demo_images
+from .image_files import UnreadableError, for_all_images, read_images
 from .label_files import class_index, handed_over
 from .medmnist_files import MEDMNIST_FLAGS, find_npz, medmnist_info, official_flag, read_npz
 from .subsets import labelled_subset
-from .transforms import Preprocess, load_image
 
 SPLITS = ("train", "val", "test")
 
@@ -94,7 +89,7 @@ class ImageData:
         for name, part in self.splits.items():
             digest.update(name.encode())
             digest.update(np.ascontiguousarray(part.labels).tobytes())
-            block = _is_block(part.images)
+            block = is_block(part.images)
             for image in [part.images] if block else part.images:
                 if isinstance(image, np.ndarray):
                     digest.update(b"" if block else str(image.shape).encode())
@@ -127,7 +122,7 @@ class ImageData:
         return weights
 
 
-def _is_block(images: np.ndarray | list[Path]) -> bool:
+def is_block(images: np.ndarray | list[Path]) -> bool:
     """Whether the images are one array in memory rather than one by one."""
     return isinstance(images, np.ndarray) and images.dtype != object
 
@@ -241,7 +236,7 @@ def _from_lists(lists: Mapping[str, Sequence[Mapping[str, Any]]], released: Path
     info = read_json(released, "the description of the released weights, with the classes of the labels")
     if info["task"] == MULTI_LABEL:
         raise ValueError(f"{released}: its images can have several labels; label files are read with one class each")
-    splits = {name: _read_entries(entries, info["classes"]) for name, entries in lists.items()}
+    splits = {name: read_entries(entries, info["classes"]) for name, entries in lists.items()}
     splits["test"] = splits["val"]
     data = ImageData(
         "handed-over",
@@ -255,7 +250,8 @@ def _from_lists(lists: Mapping[str, Sequence[Mapping[str, Any]]], released: Path
     return data
 
 
-def _read_entries(entries: Sequence[Mapping[str, Any]], classes: Sequence[str]) -> Split:
+def read_entries(entries: Sequence[Mapping[str, Any]], classes: Sequence[str]) -> Split:
+    """Split of dictionaries with `image` (path) and `label`, see `label_files.class_index`."""
     paths = [Path(str(entry["image"])) for entry in entries]
     labels = np.asarray([class_index(entry["label"], classes) for entry in entries], dtype=np.int64)
     return Split(paths, labels, [str(p) for p in paths])
@@ -294,7 +290,7 @@ def _from_list(path: Path, dataset_dir: str | None, num_workers: int, cache: boo
                 images = read_images(paths, num_workers)
             else:
                 # An hour later is too late to learn that a file is damaged.
-                _for_all(paths, lambda index, image: None, num_workers)
+                for_all_images(paths, lambda index, image: None, num_workers)
         except UnreadableError as error:
             problems += error.problems
             continue
@@ -303,55 +299,6 @@ def _from_list(path: Path, dataset_dir: str | None, num_workers: int, cache: boo
         raise UnreadableError(path, problems)
     name = path.parent.name if path.name == "images.csv" else path.stem
     return ImageData(name, entries.task, entries.classes, splits, str(path), entries.unlabelled, entries.notes)
-
-
-class UnreadableError(ValueError):
-    """Image files that cannot be used: all of a list, in one message."""
-
-    def __init__(self, source: str | Path, problems: Sequence[str]) -> None:
-        super().__init__(listed(source, problems))
-        self.problems = list(problems)
-
-
-def _for_all(paths: Sequence[Path], use: Callable[[int, np.ndarray], Any], num_workers: int) -> None:
-    """Read every file, in threads, and hand its index and pixels to `use`; then raise for all unreadable ones."""
-
-    def problem(index: int) -> str | None:
-        try:
-            use(index, read_image(paths[index]))
-        except ImageError as error:
-            return str(error)
-        return None
-
-    with ThreadPoolExecutor(max(num_workers, 1)) as pool:
-        problems = [text for text in pool.map(problem, range(len(paths))) if text is not None]
-    if problems:
-        raise UnreadableError("image files", problems)
-
-
-def read_images(paths: Sequence[Path], num_workers: int = 0) -> np.ndarray:
-    """Read files as uint8 into one array N x H x W x 3, or N objects (H x W x 3 each) if their sizes differ.
-
-    Raises:
-        UnreadableError: Naming every file that cannot be used as an image, and why.
-    """
-    images = np.empty(len(paths), dtype=object)
-    block: np.ndarray | None = None
-    uniform = True
-
-    def keep(index: int, image: np.ndarray) -> None:
-        nonlocal uniform
-        uniform = uniform and block is not None and image.shape == block.shape[1:]
-        if uniform and block is not None:
-            block[index] = image
-            image = block[index]
-        images[index] = image
-
-    # Memory for all at the size of the first; what stays unused of it, the system never provides.
-    with contextlib.suppress(ImageError, MemoryError):
-        block = np.empty((len(paths), *read_image(paths[0]).shape), dtype=np.uint8)
-    _for_all(paths, keep, num_workers)
-    return block if uniform and block is not None else images
 
 
 def _check_classes(data: ImageData) -> None:
@@ -368,99 +315,3 @@ def _check_classes(data: ImageData) -> None:
     if problems:
         advice = "\n(tools/make_data_lists.py cuts splits that all have every class)"
         raise ValueError(listed(data.source, problems) + advice)
-
-
-class ImageSet(Dataset):
-    """Batches of stored images and their labels, by a list of positions.
-
-    `image` is uint8 B x C x H x W, or float32 at `image_size` where the stored sizes differ.
-
-    Args:
-        data: A `Split`, or a list of dictionaries with `image` (path) and `label`, see `label_files.class_index`.
-        preprocess: Brings images of different sizes to one size.
-        classes: Names of the classes, for a list with names in label files.
-    """
-
-    def __init__(
-        self, data: Split | Sequence[Mapping[str, Any]], preprocess: Preprocess, classes: Sequence[str] = ()
-    ) -> None:
-        self.data = data if isinstance(data, Split) else _read_entries(data, classes)
-        self.preprocess = preprocess
-
-    def __len__(self) -> int:
-        return len(self.data)
-
-    def __getitem__(self, indices: Sequence[int] | int) -> dict[str, torch.Tensor]:
-        positions = np.atleast_1d(np.asarray(indices))
-        label = torch.from_numpy(self.data.labels[positions])
-        return {"image": self.images(positions), "label": label}
-
-    def images(self, positions: np.ndarray) -> torch.Tensor:
-        """Images at these positions, B x C x H x W in 0..255."""
-        stored = self.data.images
-        if isinstance(stored, np.ndarray) and _is_block(stored):
-            batch = torch.from_numpy(stored[positions])
-            return batch.unsqueeze(1) if batch.ndim == 3 else batch.permute(0, 3, 1, 2)
-        single = [self.image(int(i)) for i in positions]
-        return torch.stack([self.preprocess.resize(torch.from_numpy(i).permute(2, 0, 1)) for i in single])
-
-    def image(self, position: int) -> np.ndarray:
-        """One image as stored, uint8 H x W (x 3)."""
-        stored = self.data.images[position]
-        return load_image(stored).permute(1, 2, 0).numpy() if isinstance(stored, Path) else stored
-
-
-class EpochBatches(Sampler[list[int]]):
-    """Positions of every batch of an epoch, this rank's share; order and share depend on seed and epoch alone.
-
-    In training a last batch of fewer than four images is joined to the one before: batch norm cannot normalise a
-    single value, and over two or three its gradients explode where the deepest map has one position.
-
-    Args:
-        length: Number of images.
-        batch_size: Images per batch and rank.
-        seed: Of the order.
-        shuffle: Whether each epoch has its own order; otherwise that of the data.
-        rank: Of this process, among `num_ranks`.
-        num_ranks: Number of processes.
-    """
-
-    def __init__(
-        self,
-        length: int,
-        batch_size: int,
-        *,
-        seed: int = 0,
-        shuffle: bool = True,
-        rank: int = 0,
-        num_ranks: int = 1,
-    ) -> None:
-        self.length = length
-        self.batch_size = batch_size
-        self.seed = seed
-        self.shuffle = shuffle
-        self.rank = rank
-        self.num_ranks = num_ranks
-        self.epoch = 0
-
-    def set_epoch(self, epoch: int) -> None:
-        """Choose the epoch whose order the next iteration has."""
-        self.epoch = epoch
-
-    def _share(self) -> int:
-        # In training every rank takes the same number of steps, or the last gradient exchange waits for ever.
-        return self.length // self.num_ranks if self.shuffle else len(range(self.rank, self.length, self.num_ranks))
-
-    def __len__(self) -> int:
-        full, rest = divmod(self._share(), self.batch_size)
-        return max(full + (rest >= (4 if self.shuffle else 1)), 1)
-
-    def __iter__(self):
-        order = np.arange(self.length)
-        if self.shuffle:
-            np.random.default_rng((self.seed, self.epoch)).shuffle(order)
-        mine = order[self.rank :: self.num_ranks][: self._share()]
-        count = len(self)
-        for index in range(count):
-            end = len(mine) if index == count - 1 else (index + 1) * self.batch_size
-            yield mine[index * self.batch_size : end].tolist()

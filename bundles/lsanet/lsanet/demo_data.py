@@ -34,7 +34,7 @@ def _draw(rng: np.random.Generator, size: int, *, elongated: bool, fine: bool) -
     centre = rng.uniform(-0.2, 0.2, 2)
     angle, stripe_angle, phase = rng.uniform(0, np.pi, 3)
     area = rng.uniform(0.2, 0.3)
-    ratio = rng.uniform(1.8, 2.3) if elongated else rng.uniform(1.0, 1.25)
+    ratio = rng.uniform(2.3, 3.0) if elongated else rng.uniform(1.0, 1.2)
     axis = np.linspace(-1, 1, size)
     x, y = np.meshgrid(axis - centre[0], axis - centre[1])
     along = x * np.cos(angle) + y * np.sin(angle)

@@ -13,8 +13,9 @@ from torch.utils.data import DataLoader
 
 from ._common import Settings, read_json, versions, write_json
 from ._records import rank_and_size, read_history, table
+from .batches import EpochBatches, ImageSet
 from .calibration import fit_temperature, read_temperature, write_calibration
-from .data import EpochBatches, ImageData, ImageSet
+from .data import ImageData
 from .metrics import BINARY, confusion, per_class, sensitivity_specificity, summary, threshold_at_specificity
 from .predictions import prediction_rows, write_predictions
 from .run_report import write_run_report

@@ -12,7 +12,7 @@ from monai.visualize import GradCAM
 from torch import nn
 from torch.utils.data import Dataset
 
-from . import _report, figures
+from . import _report, pictures
 from ._common import Settings, SettingsError, read_json
 from ._images import ImageError, list_images, read_image
 from ._records import log_to_file
@@ -181,7 +181,7 @@ class PredictionWriter:
                 continue
             original = read_image(path)
             place = self.output_dir / "saliency" / f"{file}.png"
-            figures.save_overlay(place, image=original, heat=self._unpad(heat[index].cpu().numpy(), original.shape))
+            pictures.save_overlay(place, image=original, heat=self._unpad(heat[index].cpu().numpy(), original.shape))
 
     def _unpad(self, heat: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
         if not self.preprocess.keep_aspect:
@@ -221,7 +221,7 @@ class PredictionWriter:
             chosen = sorted(good, key=lambda i: -uncertainty[i])[: self.contact_sheet]
             captions = [f"{self.files[i]}\n{rows[i]['pred']}, uncertainty {uncertainty[i]:.2f}" for i in chosen]
             path = self.output_dir / "figures" / "least_certain.png"
-            figures.save_contact_sheet(path, images=[read_image(self.paths[i]) for i in chosen], captions=captions)
+            pictures.save_contact_sheet(path, images=[read_image(self.paths[i]) for i in chosen], captions=captions)
             sections.append(_report.section("Least certain images", _report.figure(path, "Least certain images first")))
         if bad:
             sections.append(_report.section("Files without a prediction", _report.table(["file", "error"], bad)))

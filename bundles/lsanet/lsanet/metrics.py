@@ -16,8 +16,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from monai.metrics import CumulativeIterationMetric
-from monai.utils import convert_to_tensor
 from numpy.typing import ArrayLike
 from sklearn.metrics import confusion_matrix, roc_auc_score
 
@@ -25,7 +23,6 @@ logger = logging.getLogger(__name__)
 
 BINARY, ORDINAL, MULTI_LABEL = "binary-class", "ordinal-regression", "multi-label, binary-class"
 TASKS = ("multi-class", BINARY, ORDINAL, MULTI_LABEL)
-SCORES = ("auc", "acc")
 
 _RANGE_TOLERANCE = 1e-6  # averages of float32 probabilities pass 1 by a rounding error
 _SUM_TOLERANCE = 1e-3
@@ -196,72 +193,6 @@ def sensitivity_specificity(targets: ArrayLike, probabilities: ArrayLike, thresh
     return _sensitivity_specificity(checked_targets, checked_probabilities[:, 1] >= threshold)
 
 
-class EpochScore(CumulativeIterationMetric):
-    """AUC or ACC over all images of an epoch, for ``monai.handlers.IgniteMetricHandler``.
-
-    Batches ``(B, K)`` and ``(B,)``, or lists of single images as MONAI decollates them, are accumulated and
-    gathered over ranks by MONAI. Images that a sampler repeats to fill up a rank would count twice: use one
-    that does not (``monai.data.DistributedSampler(even_divisible=False)``).
-
-    Args:
-        score: ``"auc"`` or ``"acc"``.
-        task: one of MedMNIST's task names.
-    """
-
-    def __init__(self, *, score: str, task: str) -> None:
-        super().__init__()
-        if score not in SCORES:
-            raise ValueError(f"score must be one of {SCORES}, got {score!r}.")
-        _check_task(task)
-        self.score = score
-        self.task = task
-        self._warned = False
-
-    def _compute_list(self, y_pred: Any, y: Any = None, **kwargs: Any) -> Any:
-        """Batch up single images; decollating turns labels into plain numbers, which MONAI's own refuses."""
-        if y is None or len(y_pred) != len(y):
-            raise ValueError(f"Got {len(y_pred)} predictions and {'no' if y is None else len(y)} targets.")
-        return self._compute_tensor(
-            torch.stack([convert_to_tensor(one, track_meta=False) for one in y_pred]),
-            torch.stack([convert_to_tensor(one, track_meta=False) for one in y]),
-        )
-
-    def _compute_tensor(self, y_pred: torch.Tensor, y: torch.Tensor | None = None, **kwargs: Any) -> list[torch.Tensor]:
-        """Probabilities ``(B, K)`` and targets ``(B,)`` or ``(B, K)``, in types that every rank shares."""
-        if y is None:
-            raise ValueError("EpochScore needs targets, got a prediction only.")
-        if len(y_pred) != len(y):
-            raise ValueError(f"Got {len(y_pred)} predictions and {len(y)} targets.")
-        probabilities = convert_to_tensor(y_pred.detach(), track_meta=False)
-        targets = convert_to_tensor(y.detach(), track_meta=False)
-        if targets.is_floating_point() and not torch.equal(targets, targets.round()):
-            raise ValueError("targets must be whole numbers.")
-        if probabilities.dtype != torch.float64:
-            probabilities = probabilities.float()
-        return [probabilities, targets.long()]
-
-    def aggregate(self) -> torch.Tensor:
-        """The score of everything accumulated, a float64 scalar; NaN where it is undefined."""
-        buffers = self.get_buffer()
-        if buffers is None:
-            raise ValueError(f"No image was seen: the {self.score} of an epoch needs at least one.")
-        probabilities, targets = buffers
-        compute = auc if self.score == "auc" else accuracy
-        value = compute(targets, probabilities, self.task)
-        if math.isnan(value) and not self._warned:
-            self._warned = True
-            names = [str(k) for k in range(probabilities.shape[1])]
-            missing = undefined_classes(targets, probabilities, self.task, names)
-            logger.warning("The AUC is undefined: no image, or every image, is of class %s.", ", ".join(missing))
-        return torch.tensor(value, dtype=torch.float64)
-
-
-def from_output(output: dict[str, Any], multi_label: bool = False) -> tuple[torch.Tensor, torch.Tensor]:
-    """Engine output with `pred` (what `network.LSANet` returns) and `label` to probabilities of C4 and targets."""
-    logits = output["pred"]["logits"].float()
-    return torch.sigmoid(logits) if multi_label else torch.softmax(logits, dim=1), output["label"]
-
-
 def _class_aucs(targets: np.ndarray, probabilities: np.ndarray, task: str) -> list[float]:
     """AUC of each of K columns, NaN where undefined; a binary task has one, given for both classes."""
     if task == BINARY:
@@ -344,7 +275,7 @@ def _sensitivity_specificity(targets: np.ndarray, positive: np.ndarray) -> dict[
 
 def _check(targets: ArrayLike, probabilities: ArrayLike, task: str) -> tuple[np.ndarray, np.ndarray]:
     """Targets as int64 ``(N,)`` or ``(N, K)`` and probabilities as float64 ``(N, K)``, or a ValueError."""
-    _check_task(task)
+    check_task(task)
     scores = _numbers("probabilities", probabilities)
     multi_label = task == MULTI_LABEL
     columns = {BINARY: "2", MULTI_LABEL: "K >= 1"}.get(task, "K >= 2")
@@ -375,7 +306,8 @@ def _check(targets: ArrayLike, probabilities: ArrayLike, task: str) -> tuple[np.
     return labels.astype(np.int64), scores
 
 
-def _check_task(task: str) -> None:
+def check_task(task: str) -> None:
+    """Refuse what is none of MedMNIST's task names."""
     if task not in TASKS:
         raise ValueError(f"task must be one of {TASKS}, got {task!r}.")
 

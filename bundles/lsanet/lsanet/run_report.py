@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from . import _report, figures
+from . import _report, figures, training_figures
 from ._common import Settings
 from .data import ImageData
 from .transforms import to_uint8_picture
@@ -113,11 +113,11 @@ def _training_section(
     max_beta_ratio: float | None,
 ) -> str:
     path = folder / "history.png"
-    figures.save_history(path, history=history, best_epoch=metrics["chosen_epoch"])
+    training_figures.save_history(path, history=history, best_epoch=metrics["chosen_epoch"])
     blocks = [_report.figure(path, "Losses and validation figures by epoch")]
     if f"train_beta_{node_names[0]}" in history[-1]:
         path = folder / "beta.png"
-        figures.save_beta(path, history=history, nodes=list(node_names), max_ratio=max_beta_ratio)
+        training_figures.save_beta(path, history=history, nodes=list(node_names), max_ratio=max_beta_ratio)
         blocks.append(_report.figure(path, "Layer selective attention: mean and spread of beta over the images"))
     return _report.section("Training", *blocks)
 

@@ -1,0 +1,61 @@
+"""Many image files: read in threads, into memory once, with all unreadable ones in one message."""
+
+import contextlib
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ._images import ImageError, read_image
+from .datalists import listed
+
+
+class UnreadableError(ValueError):
+    """Image files that cannot be used: all of a list, in one message."""
+
+    def __init__(self, source: str | Path, problems: Sequence[str]) -> None:
+        super().__init__(listed(source, problems))
+        self.problems = list(problems)
+
+
+def for_all_images(paths: Sequence[Path], use: Callable[[int, np.ndarray], Any], num_workers: int) -> None:
+    """Read every file, in threads, and hand its index and pixels to `use`; then raise for all unreadable ones."""
+
+    def problem(index: int) -> str | None:
+        try:
+            use(index, read_image(paths[index]))
+        except ImageError as error:
+            return str(error)
+        return None
+
+    with ThreadPoolExecutor(max(num_workers, 1)) as pool:
+        problems = [text for text in pool.map(problem, range(len(paths))) if text is not None]
+    if problems:
+        raise UnreadableError("image files", problems)
+
+
+def read_images(paths: Sequence[Path], num_workers: int = 0) -> np.ndarray:
+    """Read files as uint8 into one array N x H x W x 3, or N objects (H x W x 3 each) if their sizes differ.
+
+    Raises:
+        UnreadableError: Naming every file that cannot be used as an image, and why.
+    """
+    images = np.empty(len(paths), dtype=object)
+    block: np.ndarray | None = None
+    uniform = True
+
+    def keep(index: int, image: np.ndarray) -> None:
+        nonlocal uniform
+        uniform = uniform and block is not None and image.shape == block.shape[1:]
+        if uniform and block is not None:
+            block[index] = image
+            image = block[index]
+        images[index] = image
+
+    # Memory for all at the size of the first; what stays unused of it, the system never provides.
+    with contextlib.suppress(ImageError, MemoryError):
+        block = np.empty((len(paths), *read_image(paths[0]).shape), dtype=np.uint8)
+    for_all_images(paths, keep, num_workers)
+    return block if uniform and block is not None else images
