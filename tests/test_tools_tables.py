@@ -97,5 +97,14 @@ def test_a_missing_column_is_named(tmp_path):
         render_tables.table(tmp_path / "r.csv", ["row", "auc"])
 
 
+def test_a_benchmark_shows_the_rows_with_a_bar(tmp_path):
+    header = "benchmark,image_size,ours,against,median_ours,median_against,ratio,ratio_min,ratio_max,bar,holds,device"
+    lines = ["step,64,a,b,1,2,1.05,1.0,1.1,<= 1.10,yes,cpu", "step,28,a,b,1,2,1.2,1.0,1.3,<= 1.10,missed,cpu"]
+    (tmp_path / "b.csv").write_text("\n".join([header, *lines, "loading,28,a,c,1,2,3,2,4,,,cpu"]))
+    text = render_tables.render("<!-- benchmark: b.csv -->\n<!-- end of table -->", tmp_path)
+    assert "| step | 28 | a / b | 1.2 (1.0 to 1.3) | <= 1.10 | missed |\n| step | 64 |" in text
+    assert "loading" not in text
+
+
 def test_the_readmes_are_in_step_with_their_results():
     assert render_tables.main(["--check"]) == 0

@@ -106,7 +106,7 @@ def milliseconds_per_step(load: Load, epoch: Callable[[], float]) -> Callable[[]
 def epoch_benchmarks(options: Options) -> Iterator[Benchmark]:
     """A training epoch with its data against the bare network."""
     for size in options.image_sizes:
-        load = load_for(size, options, (10, 10, 5))
+        load = load_for(size, options, (40, 20, 8))
         yield Benchmark(
             "epoch",
             "images/s",

@@ -5,7 +5,7 @@ A README marks a table with two comments; what stands between them is replaced:
     <!-- table: results/retina.csv row,acc,auc,last_acc,last_auc -->
     <!-- end of table -->
 
-The path is relative to the README's folder. Figures of several seeds of a row become "mean ± standard deviation".
+or, for what tools/benchmark.py writes, `<!-- benchmark: results/benchmark.csv -->` and the same end. The path is relative to the README's folder. Figures of several seeds of a row become "mean ± standard deviation".
 """
 
 import argparse
@@ -16,6 +16,7 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
+BENCHMARK = re.compile(r"(<!-- benchmark: (\S+) -->\n)(.*?)(<!-- end of table -->)", re.DOTALL)
 PATTERN = re.compile(r"(<!-- table: (\S+) (\S+) -->\n)(.*?)(<!-- end of table -->)", re.DOTALL)
 NAMES = {
     "row": "method",
@@ -60,7 +61,26 @@ def render(text: str, folder: Path) -> str:
         start, source, columns, _, end = match.groups()
         return start + table(folder / source, columns.split(",")) + end
 
+    text = BENCHMARK.sub(lambda m: m[1] + benchmark(folder / m[2]) + m[4], text)
     return PATTERN.sub(replace, text)
+
+
+def benchmark(path: Path) -> str:
+    """Rows of a benchmark that have a bar, as a Markdown table: the median ratio and its range."""
+    if not path.is_file():
+        raise SystemExit(f"{path}: no such file")
+    with open(path, newline="", encoding="utf-8") as file:
+        rows = [row for row in csv.DictReader(file) if row["bar"]]
+    rows.sort(key=lambda row: (row["device"], row["benchmark"], int(row["image_size"] or 0)))
+    lines = ["| benchmark | pixels | ours against | ratio (range) | bar | holds |", "|---|---|---|---|---|---|"]
+    for row in rows:
+        ratio = f"{row['ratio']} ({row['ratio_min']} to {row['ratio_max']})"
+        if row["benchmark"] == "startup":
+            ratio = f"{row['median_ours']} s, {row['median_against']} s"
+        against = f"{row['ours']} / {row['against']}"
+        cells = (row["benchmark"], row["image_size"] or "–", against, ratio, row["bar"], row["holds"])
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines) + "\n"
 
 
 def table(path: Path, columns: list[str]) -> str:
