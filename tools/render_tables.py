@@ -5,7 +5,8 @@ A README marks a table with two comments; what stands between them is replaced:
     <!-- table: results/retina.csv row,acc,auc,last_acc,last_auc -->
     <!-- end of table -->
 
-or, for what tools/benchmark.py writes, `<!-- benchmark: results/benchmark.csv -->` and the same end. The path is relative to the README's folder. Figures of several seeds of a row become "mean ± standard deviation".
+or, for what tools/benchmark.py writes, `<!-- benchmark: results/benchmark.csv -->` and the same end. The path is
+relative to the README's folder. Figures of several seeds of a row become "mean ± standard deviation".
 """
 
 import argparse
