@@ -54,7 +54,7 @@ def test_every_reference_in_a_config_exists(bundle):
     train = _read(bundle, "train")
     known = set(train) | {n for name in ("evaluate", "multi_gpu_train") for n in _read(bundle, name)}
     for config in (train, {**train, **_read(bundle, "evaluate")}, {**train, **_read(bundle, "multi_gpu_train")}):
-        names = re.findall(r"[\"$ \[({]@([a-z_]+)", json.dumps(config).replace("\\", ""))
+        names = re.findall(r"[\"$ \[({]@([a-z_0-9]+)", json.dumps(config).replace("\\", ""))
         assert len(names) > 50
         assert not [n for n in names if n not in known]
 

@@ -2,6 +2,7 @@
 
 import io
 import math
+import os
 import re
 from html.parser import HTMLParser
 from pathlib import Path
@@ -175,7 +176,7 @@ def test_failed_write_leaves_the_old_page(monkeypatch: pytest.MonkeyPatch, tmp_p
     def fail(*args):
         raise OSError("disk full")
 
-    monkeypatch.setattr(_report.os, "replace", fail)
+    monkeypatch.setattr(os, "replace", fail)
     with pytest.raises(OSError, match="disk full"):
         _report.write_report(path, title="a", sections=[])
     assert path.read_text() == "old" and [p.name for p in tmp_path.iterdir()] == ["report.html"]

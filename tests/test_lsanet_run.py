@@ -321,3 +321,27 @@ def test_class_activation_of_small_images_is_taken_where_there_are_positions():
     heat = class_activation(network, torch.randn(2, 3, 64, 64), torch.tensor([0, 1]))
     # The 8 x 8 map of C2 varies within a quarter of the image, which the 2 x 2 map of C4 cannot.
     assert heat[:, :16, :16].std() > 0 and heat.amax() <= 1
+
+
+def test_resuming_with_other_data_or_a_longer_falling_rate_is_refused(tmp_path):
+    settings = {"max_epochs": 1, "lr_schedule": "cosine"}
+    _train(tmp_path / "out", _npz(tmp_path / "c.npz"), **settings)
+    _npz(tmp_path / "c.npz", seed=1)
+    for change, message in (({}, "the data have changed"), ({"max_epochs": 2}, "max_epochs was 1 and is 2")):
+        with pytest.raises(RuntimeError) as caught:
+            _train(tmp_path / "out", tmp_path / "c.npz", resume=True, **{**settings, **change})
+        assert message in str(caught.value.__cause__)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"method": "baseline", "keep_nodes": True}, "keep_nodes=True needs an output node beside C4"),
+        ({"target_specificity": 1.0}, "target_specificity=1.0: expected a number between 0 and 1"),
+    ],
+)
+def test_what_would_fail_after_training_is_refused_before(tmp_path, settings, message):
+    with pytest.raises(RuntimeError) as caught:
+        _train(tmp_path / "out", _npz(tmp_path / "c.npz"), **settings)
+    assert message in str(caught.value.__cause__)
+    assert not (tmp_path / "out").exists()

@@ -23,10 +23,11 @@ from ._common import Settings, SettingsError, calling_parser, sha256, versions, 
 
 logger = logging.getLogger(__name__)
 
-# A run may be resumed with other values of these: they do not change what an epoch computes.
+# A run may be resumed with other values of these: they do not change what an epoch computes. (The number of epochs
+# does where the learning rate falls along them.)
 FREE_ON_RESUME = frozenset(
     "max_epochs resume output_dir ckpt_dir num_workers early_stop_patience dataset_dir device calibrate "
-    "target_specificity saliency".split()
+    "target_specificity".split()
 )
 
 
@@ -58,7 +59,7 @@ class RunRecord:
         val_interval: Validation runs every so many epochs.
 
     Raises:
-        SettingsError: On resuming, if settings differ from those of the checkpoint.
+        SettingsError: On resuming, if settings or data differ from those of the checkpoint.
     """
 
     def __init__(
@@ -198,6 +199,7 @@ class RunRecord:
                 "best": self.best,
                 "without_improvement": self.without_improvement,
             },
+            "data_sha256": self.model_info.get("data_sha256"),
             "settings": {k: repr(v) for k, v in self.settings.items()},
         }
         write_whole(self.checkpoint_path, lambda file: torch.save(state, file))
@@ -216,11 +218,16 @@ class RunRecord:
 
     def _restore(self, engine: Engine) -> None:
         state = torch.load(self.checkpoint_path, map_location="cpu", weights_only=True)
+        free = FREE_ON_RESUME
+        if self.settings.get("lr_schedule", "constant") != "constant":
+            free = free - {"max_epochs"}
         differing = [
             f"{name} was {state['settings'].get(name)} and is {value!r}"
             for name, value in self.settings.items()
-            if name not in FREE_ON_RESUME and state["settings"].get(name) != repr(value)
+            if name not in free and state["settings"].get(name) != repr(value)
         ]
+        if state["data_sha256"] != self.model_info.get("data_sha256"):
+            differing.append("the data have changed: their checksum is another one")
         if len(state["random"]) != self.num_ranks:
             differing.append(f"the number of processes was {len(state['random'])} and is {self.num_ranks}")
         if differing:

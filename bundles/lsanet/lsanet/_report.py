@@ -6,11 +6,12 @@ import base64
 import html
 import math
 import numbers
-import os
 import re
 import struct
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+
+from ._common import write_whole
 
 MISSING = "\N{EN DASH}"
 
@@ -189,10 +190,5 @@ def write_report(
         f"<footer>{_escape(footer)}</footer>" if footer else "",
         "</body>\n</html>\n",
     ]
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        temporary.write_text("\n".join(filter(None, page)), encoding="utf-8", errors="replace")
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    text = "\n".join(filter(None, page))
+    write_whole(path, lambda file: file.write(text.encode("utf-8", errors="replace")))

@@ -11,6 +11,8 @@ import numpy as np
 import torch
 from torch.nn import functional
 
+from ._common import write_json
+
 logger = logging.getLogger(__name__)
 
 LOWEST, HIGHEST = 1 / 20, 20.0  # temperatures searched
@@ -111,14 +113,7 @@ def write_calibration(
     if operating_point is not None:
         record["operating_point"] = operating_point
     _check_record(record, path)
-    text = json.dumps(record, indent=2, allow_nan=False) + "\n"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        temporary.write_text(text, encoding="utf-8")
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    write_json(path, record)
 
 
 def read_calibration(path: str | os.PathLike[str]) -> dict[str, Any]:

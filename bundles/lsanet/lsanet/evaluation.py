@@ -44,6 +44,7 @@ class Evaluation:
 
     Args:
         data: The data set.
+        data_sha256: Its fingerprint.
         network: A shipped network, see `shipped.build_shipped`; gets the weights at `ckpt_path`.
         ckpt_path: Its weights, with a `.json` of the same name beside them.
         preprocess: As in training.
@@ -64,6 +65,7 @@ class Evaluation:
         self,
         *,
         data: ImageData,
+        data_sha256: str,
         network: torch.nn.Module,
         ckpt_path: str,
         ckpt_dir: str,
@@ -78,6 +80,7 @@ class Evaluation:
         max_beta_ratio: float | None = None,
     ) -> None:
         self.data = data
+        self.data_sha256 = data_sha256
         self.network = network
         self.ckpt_path = Path(ckpt_path)
         self.calibration_path = Path(ckpt_dir) / "calibration.json"
@@ -224,7 +227,7 @@ class Evaluation:
             "versions": versions(),
             "data": {
                 "source": self.data.source,
-                "sha256": self.data.fingerprint(),
+                "sha256": self.data_sha256,
                 "classes": self.data.classes,
                 "counts": self.data.counts(),
                 "unlabelled": self.data.unlabelled,

@@ -92,7 +92,10 @@ _TRAINING = {
     "synergy_weight": number(0),
     "synergy_stop_gradient": FLAG,
     "calibrate": FLAG,
-    "target_specificity": number(0, 1, above=True),
+    "target_specificity": (
+        lambda v: number(0, 1, above=True)[0](v) and v < 1,
+        "a number between 0 and 1, both excluded",
+    ),
 }
 _INFERENCE = {"contact_sheet": whole(0), "saliency": FLAG, "ckpt_path": TEXT}
 
@@ -126,6 +129,8 @@ def training_settings(bundle_root: str) -> Settings:
         problems.append("pretrained and ckpt_path are two kinds of first weights: give one")
     if settings["dataset"] == "demo" and settings["dataset_dir"] is not None:
         problems.append("dataset_dir has no effect with dataset='demo': give dataset too")
+    if settings["keep_nodes"] and len(settings["output_nodes"]) < 2:
+        problems.append("keep_nodes=True needs an output node beside C4: choose another method than baseline")
     if settings["val_interval"] > settings["max_epochs"]:
         problems.append(
             f"val_interval={settings['val_interval']} is more than max_epochs={settings['max_epochs']}: no "
