@@ -9,9 +9,9 @@ import pytest
 import torch
 from scipy.special import expit, logsumexp
 
-from lsanet.calibration import HIGHEST, LOWEST, apply_temperature, fit_temperature
-from lsanet.calibration import read_calibration as read
-from lsanet.calibration import write_calibration as write
+from lsanet._calibration import HIGHEST, LOWEST, apply_temperature, fit_temperature
+from lsanet._calibration import read_calibration as read
+from lsanet._calibration import write_calibration as write
 
 RECORD = {
     "temperature": 1.5,
@@ -163,7 +163,7 @@ def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
     def fail(*_):
         raise OSError("disk full")
 
-    monkeypatch.setattr("lsanet.calibration.os.replace", fail)
+    monkeypatch.setattr("lsanet._calibration.os.replace", fail)
     with pytest.raises(OSError, match="disk full"):
         write(path, **RECORD | {"temperature": 3.0})
     assert read(path) == RECORD and len(list(tmp_path.iterdir())) == 1

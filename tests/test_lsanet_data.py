@@ -15,9 +15,9 @@ import torch
 from PIL import Image
 
 from lsanet._common import SettingsError
+from lsanet._image_files import read_images
 from lsanet.batches import EpochBatches, ImageSet
 from lsanet.data import MULTI_LABEL, ImageData, Split, load_data
-from lsanet.image_files import read_images
 from lsanet.transforms import Preprocess, load_image
 
 SPLITS = ("train", "val", "test")
@@ -315,7 +315,7 @@ def test_cached_files_take_the_memory_of_their_bytes(tmp_path):
             pixels = rng.integers(0, 256, (*shapes[index % len(shapes)], 3), dtype=np.uint8)
             Image.fromarray(pixels).save(tmp_path / kind / f"{index:02d}.bmp")
     code = (
-        "import resource, sys, pathlib; from lsanet.image_files import read_images\n"
+        "import resource, sys, pathlib; from lsanet._image_files import read_images\n"
         "def resident(): return int(open('/proc/self/statm').read().split()[1]) * resource.getpagesize()\n"
         "folders = [sorted(pathlib.Path(f).iterdir()) for f in sys.argv[1:]]\n"
         "read_images(folders[0][:3]); kept = []\n"

@@ -10,7 +10,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from lsanet import drawing, figures, pictures, training_figures
+from lsanet import _drawing as drawing
+from lsanet import _figures as figures
+from lsanet import _pictures as pictures
+from lsanet import training_figures
 
 BLOOD = [
     "basophil",
@@ -291,10 +294,10 @@ def test_failed_write_leaves_the_old_file(monkeypatch: pytest.MonkeyPatch, tmp_p
 
 def test_no_pyplot_and_quick_import():
     code = (
-        "import sys, numpy as np; from lsanet import drawing, figures, pictures, training_figures\n"
+        "import sys, numpy as np; from lsanet import _drawing, _figures as figures, _pictures, training_figures\n"
         "assert 'matplotlib' not in sys.modules and 'sklearn' not in sys.modules\n"
-        "pictures.overlay(np.zeros((2, 2, 3), np.uint8), np.zeros((2, 2)))\n"
-        "drawing.new_figure(1, 1).savefig(sys.stdout.buffer)\n"
+        "_pictures.overlay(np.zeros((2, 2, 3), np.uint8), np.zeros((2, 2)))\n"
+        "_drawing.new_figure(1, 1).savefig(sys.stdout.buffer)\n"
         "assert 'matplotlib.pyplot' not in sys.modules"
     )
     folder = Path(figures.__file__).parents[1]

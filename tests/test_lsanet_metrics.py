@@ -12,8 +12,7 @@ from monai.data import decollate_batch
 from monai.handlers import IgniteMetricHandler, from_engine
 from sklearn import metrics as reference
 
-from lsanet.epoch_scores import EpochScore
-from lsanet.metrics import (
+from lsanet._metrics import (
     TASKS,
     accuracy,
     auc,
@@ -25,6 +24,7 @@ from lsanet.metrics import (
     threshold_at_specificity,
     undefined_classes,
 )
+from lsanet.epoch_scores import EpochScore
 
 MULTI_CLASS, BINARY, ORDINAL, MULTI_LABEL = TASKS
 FLAGS = {MULTI_CLASS: "bloodmnist", BINARY: "breastmnist", ORDINAL: "retinamnist", MULTI_LABEL: "chestmnist"}

@@ -12,8 +12,8 @@ from monai.bundle import create_workflow
 from PIL import Image
 
 from lsanet._common import SettingsError
+from lsanet._image_files import UnreadableError
 from lsanet.data import load_data
-from lsanet.image_files import UnreadableError
 
 CONFIG = Path(__file__).resolve().parents[1] / "bundles" / "lsanet" / "configs" / "train.json"
 SPLITS = ("train", "val", "test")

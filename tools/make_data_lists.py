@@ -4,6 +4,7 @@
     python tools/make_data_lists.py csv FILE                     columns file, label or class, split, patient
     python tools/make_data_lists.py npz FILE --images_dir DIR    exports the images as PNG files, too
     python tools/make_data_lists.py pack LIST --size 28 --output FILE.npz
+    python tools/make_data_lists.py chest --classification DIR --segmentation DIR      one list for multimix
 
 Splits are stratified by class, decided by the seed, and keep the images of a group (patient) and identical
 files together. Everything is checked first; all problems are reported at once, and then nothing is written.
@@ -80,6 +81,13 @@ def make_list(args: argparse.Namespace) -> None:
     print(f"  {TRAIN} --dataset datalist {where}")
 
 
+def make_chest_list(args: argparse.Namespace) -> None:
+    """Run the command chest."""
+    import list_chest  # imports torch, hence not above
+
+    list_chest.make_chest_list(args)
+
+
 # ------------------------------------------------------------------------------------------ command line
 
 
@@ -130,6 +138,27 @@ def integer_from(least: int, most: int = 2**32 - 1) -> Callable[[str], int]:
         return int(text)
 
     return whole
+
+
+def number_or_all(text: str) -> int | str:
+    """Read a number of labels, or `all`."""
+    return text if text == "all" else integer_from(1)(text)
+
+
+def whole_numbers(text: str) -> list[int]:
+    """Read `150,200`."""
+    return [integer_from(-(2**31))(part) for part in text.split(",")]
+
+
+def share(text: str) -> float:
+    """Read the share of the validation part."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0 < value <= 0.5:
+        raise argparse.ArgumentTypeError(f"'{text}' is not a share above 0 and up to 0.5")
+    return value
 
 
 def regular_expression(text: str) -> str:
@@ -193,7 +222,31 @@ def make_parser() -> Parser:
     sub.add_argument("--channels", type=int, choices=(1, 3), default=3)
     sub.add_argument("--keep_aspect", action="store_true", help="pad with black instead of squeezing")
     sub.add_argument("--output", required=True, metavar="FILE.npz")
+    add_chest(command("chest", [target], "chest X-rays with classes and masks, for multimix", run=make_chest_list))
     return parser
+
+
+def add_chest(sub: argparse.ArgumentParser) -> None:
+    """Describe the options of the command chest."""
+    add = sub.add_argument
+    sub.set_defaults(root=".")
+    add("--root", help="what folders are relative to, and the paths in the list (default: the current folder)")
+    add("--classification", metavar="DIR", help="<class>/, <split>/<class>/, or NIH ChestX-ray14 with its table")
+    add("--segmentation", metavar="DIR", help="images/ and masks/, as of JSRT, Shenzhen, Montgomery (ManualMask/)")
+    add("--cross_classification", metavar="DIR", help="another hospital's images with classes: a test only")
+    add("--cross_segmentation", metavar="DIR", help="another hospital's images with masks: a test only")
+    add("--unlabelled", metavar="DIR", action="append", help="more images for training, without labels; repeatable")
+    add(
+        "--class_labels", type=number_or_all, default="all", help="training images that keep their class (default: all)"
+    )
+    add("--mask_labels", type=number_or_all, default="all", help="training images that keep their mask (default: all)")
+    add("--classes", type=names_list, help="all class names in the order of the labels: a,b")
+    add("--val_fraction", type=share, default=0.1, help="share of validation (default: 0.1); not where it is published")
+    add("--mask_values", type=whole_numbers, help="stored values that are lung: 150,200 (default: found)")
+    add("--cross_mask_values", type=whole_numbers, help="the same, of --cross_segmentation")
+    add("--class_group_pattern", type=regular_expression, help="finds the patient in a path: 'p(\\d+)_'")
+    add("--mask_group_pattern", type=regular_expression, help="the same, of --segmentation")
+    add("--seed", type=integer_from(0), default=0)
 
 
 def main(argv: list[str] | None = None) -> int:

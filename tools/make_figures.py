@@ -34,7 +34,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 def draw_lsanet(run: Path, folder: Path) -> list[Path]:
     """Draw beta, confusion matrix, ROC and reliability of a run of the lsanet bundle; returns the files."""
-    from lsanet import figures, training_figures
+    from lsanet import _figures, training_figures
     from lsanet._records import read_history
 
     metrics = json.loads((run / "metrics.json").read_text(encoding="utf-8"))
@@ -50,11 +50,11 @@ def draw_lsanet(run: Path, folder: Path) -> list[Path]:
         targets = np.array([classes.index(row["label"]) for row in rows])
         confidence, correct = probabilities.max(axis=1), probabilities.argmax(axis=1) == targets
     drawn = [folder / "roc.png", folder / "reliability.png"]
-    figures.save_roc(drawn[0], targets=targets, probabilities=probabilities, classes=classes)
-    figures.save_reliability(drawn[1], confidence=confidence.ravel(), correct=correct.ravel())
+    _figures.save_roc(drawn[0], targets=targets, probabilities=probabilities, classes=classes)
+    _figures.save_reliability(drawn[1], confidence=confidence.ravel(), correct=correct.ravel())
     if targets.ndim == 1:
         drawn.append(folder / "confusion_matrix.png")
-        figures.save_confusion_matrix(drawn[-1], counts=np.asarray(metrics["test_confusion"]), classes=classes)
+        _figures.save_confusion_matrix(drawn[-1], counts=np.asarray(metrics["test_confusion"]), classes=classes)
     if (run / "history.csv").is_file():
         history = read_history(run / "history.csv")
         nodes = [name for name in ("C1", "C2", "C3", "C4") if f"train_beta_{name}" in history[-1]]

@@ -6,6 +6,8 @@ What decides the pixel values:
     * 16-bit colour keeps its high byte, as in viewers, and is refused where that would be almost black.
     * Opaque alpha is dropped, partial transparency composited on black, an invisible picture refused.
     * Grey DICOM: rescale, the first VOI table or window, else minimum to maximum; bone bright, padding black.
+
+This file is the same in all bundles: change it in one and run tools/sync_common.py.
 """
 
 import contextlib

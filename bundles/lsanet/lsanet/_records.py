@@ -57,6 +57,7 @@ class RunRecord:
         resume: Whether to continue from `checkpoint.pt`; without one the run starts at the beginning.
         early_stop_patience: Stop after so many validations without a better one; 0 never stops.
         val_interval: Validation runs every so many epochs.
+        more_parts: Anything else with a state to be saved and restored, by name.
 
     Raises:
         SettingsError: On resuming, if settings or data differ from those of the checkpoint.
@@ -78,10 +79,11 @@ class RunRecord:
         resume: bool = False,
         early_stop_patience: int = 0,
         val_interval: int = 1,
+        more_parts: Mapping[str, Any] | None = None,
     ) -> None:
         self.output_dir = Path(output_dir)
         self.ckpt_dir = Path(ckpt_dir)
-        self.parts = {"model": network, "optimizer": optimizer, "scheduler": scheduler}
+        self.parts = {"model": network, "optimizer": optimizer, "scheduler": scheduler, **(more_parts or {})}
         self.shipped = shipped
         self.validator = validator
         self.key_metric = key_metric
@@ -219,7 +221,7 @@ class RunRecord:
     def _restore(self, engine: Engine) -> None:
         state = torch.load(self.checkpoint_path, map_location="cpu", weights_only=True)
         free = FREE_ON_RESUME
-        if self.settings.get("lr_schedule", "constant") != "constant":
+        if self.settings.get("lr_schedule") in ("cosine", "one_cycle"):
             free = free - {"max_epochs"}
         differing = [
             f"{name} was {state['settings'].get(name)} and is {value!r}"
@@ -338,7 +340,8 @@ class Progress:
         epochs_left = (engine.state.max_epochs or engine.state.epoch) - engine.state.epoch
         left = (time.perf_counter() - self.started) / done * epochs_left
         metrics = {**engine.state.metrics, f"val {self.key_metric}": self.validator.state.metrics.get(self.key_metric)}
-        shown = ("loss", "branch_loss", "synergy_loss", f"val {self.key_metric}", "images_per_second")
+        terms = [name for name in metrics if name.endswith("_loss")]
+        shown = ("loss", *terms, f"val {self.key_metric}", "images_per_second")
         parts = [f"{n.replace('_', ' ')} {metrics[n]:.4g}" for n in shown if metrics.get(n) is not None]
         text = ", ".join(parts)
         logger.info("epoch %d/%d: %s, %s left", engine.state.epoch, engine.state.max_epochs, text, duration(left))

@@ -1,4 +1,7 @@
-"""Building blocks of one self-contained HTML page that opens offline in any browser."""
+"""Building blocks of one self-contained HTML page that opens offline in any browser.
+
+This file is the same in all bundles: change it in one and run tools/sync_common.py.
+"""
 
 from __future__ import annotations
 

@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 
 from ._common import SettingsError, read_json
-from .datalists import MULTI_LABEL, listed, read_datalist
+from ._image_files import UnreadableError, for_all_images, listed, read_images
+from ._label_files import class_index, handed_over
+from .datalists import MULTI_LABEL, read_datalist
 from .demo_data import DEMO_CLASSES, make_demo_images
-from .image_files import UnreadableError, for_all_images, read_images
-from .label_files import class_index, handed_over
 from .medmnist_files import MEDMNIST_FLAGS, find_npz, medmnist_info, official_flag, read_npz
 from .subsets import labelled_subset
 
@@ -82,6 +82,10 @@ class ImageData:
                 row[split] = int((part.labels[:, index] if self.multi_label else part.labels == index).sum())
             rows.append(row)
         return [*rows, {"class": "images", **{split: len(part) for split, part in self.splits.items()}}]
+
+    def remarks(self) -> list[str]:
+        """What else to know of the counts."""
+        return [f"{self.unlabelled} training images are left without a label"] if self.unlabelled else []
 
     def fingerprint(self) -> str:
         """Checksum over every image as stored (or, uncached, its path), label and split."""

@@ -2,7 +2,6 @@
 
 import csv
 import hashlib
-import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -13,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from ._common import read_json
+from ._image_files import FILE_COLUMNS, listed
 
 _SECTIONS = {
     "training": "train",
@@ -23,7 +23,6 @@ _SECTIONS = {
     "test": "test",
     "testing": "test",
 }
-_FILE_COLUMNS = ("file", "image", "path", "filename")
 _CLASS_COLUMNS = ("class", "label_name")
 _OTHER_KEYS = {
     "name",
@@ -102,14 +101,6 @@ def read_datalist(path: Path, root: Path | None = None, *, num_workers: int = 0)
     return entries
 
 
-def listed(source: str | Path, problems: Sequence[str]) -> str:
-    """Message with all problems of a source, or the first of very many and their number."""
-    shown = list(problems[:_MAX_SHOWN])
-    if len(problems) > len(shown):
-        shown.append(f"and {len(problems) - len(shown)} more")
-    return f"{source}: {len(problems)} problem{'s' if len(problems) > 1 else ''}:\n  " + "\n  ".join(shown)
-
-
 def _json_rows(path: Path, problems: list[str]) -> tuple[list[dict[str, Any]], list[str] | None, str | None, int]:
     content = read_json(path, "a MONAI datalist")
     if not isinstance(content, dict):
@@ -169,7 +160,7 @@ def _csv_rows(path: Path, problems: list[str]) -> tuple[list[dict[str, Any]], li
             table = list(reader)
     except (UnicodeDecodeError, csv.Error) as error:
         raise ValueError(f"{path}: not readable as CSV ({error}); save it as CSV in UTF-8") from error
-    file_column = next((c for c in _FILE_COLUMNS if c in columns), None)
+    file_column = next((c for c in FILE_COLUMNS if c in columns), None)
     class_column = next((c for c in _CLASS_COLUMNS if c in columns), None)
     if file_column is None or "split" not in columns or not (class_column or "label" in columns):
         raise ValueError(
@@ -293,33 +284,3 @@ def _leaks(rows: Sequence[Mapping[str, Any]], paths: Sequence[Path], num_workers
                 f"({rows[other_index]['split']})"
             )
     return problems
-
-
-def read_file_list(path: Path) -> list[str]:
-    """Names of the image files in a list for inference.
-
-    A `.json` is a list of paths or of objects with `image`, or has such a section test; a `.csv` has a column file; any
-    other file is text with one path a line.
-
-    Raises:
-        ValueError: If the list is none of these or is empty.
-    """
-    if not path.is_file():
-        raise FileNotFoundError(f"datalist={str(path)!r}: no such file")
-    if path.suffix == ".json":
-        content = json.loads(path.read_text(encoding="utf-8"))
-        if isinstance(content, dict):
-            content = content.get("test") or content.get("testing") or []
-        files = [item["image"] if isinstance(item, dict) else item for item in content]
-    elif path.suffix == ".csv":
-        with open(path, newline="", encoding="utf-8-sig") as file:
-            reader = csv.DictReader(file)
-            column = next((c for c in _FILE_COLUMNS if c in (reader.fieldnames or [])), None)
-            if column is None:
-                raise ValueError(f"{path}: its columns are {reader.fieldnames}, expected one called file")
-            files = [line[column] for line in reader]
-    else:
-        files = [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
-    if not files or not all(isinstance(f, str) for f in files):
-        raise ValueError(f"{path}: expected a list of image files (a section test, a column file, or a path a line)")
-    return files

@@ -8,7 +8,7 @@ import torch
 from monai.metrics import CumulativeIterationMetric
 from monai.utils import convert_to_tensor
 
-from .metrics import accuracy, auc, check_task, undefined_classes
+from ._metrics import accuracy, auc, check_task, undefined_classes
 
 logger = logging.getLogger(__name__)
 
@@ -73,9 +73,3 @@ class EpochScore(CumulativeIterationMetric):
             missing = undefined_classes(targets, probabilities, self.task, names)
             logger.warning("The AUC is undefined: no image, or every image, is of class %s.", ", ".join(missing))
         return torch.tensor(value, dtype=torch.float64)
-
-
-def from_output(output: dict[str, Any], multi_label: bool = False) -> tuple[torch.Tensor, torch.Tensor]:
-    """Engine output with `pred` (what `network.LSANet` returns) and `label` to probabilities of C4 and targets."""
-    logits = output["pred"]["logits"].float()
-    return torch.sigmoid(logits) if multi_label else torch.softmax(logits, dim=1), output["label"]

@@ -11,15 +11,16 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader
 
+from ._calibration import fit_temperature, read_temperature, write_calibration
 from ._common import Settings, read_json, versions, write_json
+from ._metrics import BINARY, confusion, per_class, sensitivity_specificity, summary, threshold_at_specificity
+from ._predictions import normalised_entropy, prediction_rows, write_predictions
 from ._records import rank_and_size, read_history, table
+from ._weights import load_weights
 from .batches import EpochBatches, ImageSet
-from .calibration import fit_temperature, read_temperature, write_calibration
 from .data import ImageData
-from .metrics import BINARY, confusion, per_class, sensitivity_specificity, summary, threshold_at_specificity
-from .predictions import prediction_rows, write_predictions
 from .run_report import write_run_report
-from .shipped import load_weights, normalised_entropy, predict, shipped_weights
+from .shipped import predict, shipped_weights
 from .transforms import PrepareBatch
 
 logger = logging.getLogger(__name__)

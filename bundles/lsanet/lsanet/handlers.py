@@ -69,23 +69,6 @@ class LossTerms:
             engine.state.metrics["images_per_second"] = float(sums[-1]) / seconds
 
 
-class OutputAsList:
-    """Hands the output of a training step on as a list of one dictionary, as MONAI has it after decollating.
-
-    For handlers that consumers append to the trainer's: MONAI's experiment tracking reads the loss of a list
-    only. The last of the bundle's own handlers.
-    """
-
-    def attach(self, engine: Engine) -> None:
-        """Register on the trainer, after the handlers that read the output."""
-        engine.add_event_handler(Events.ITERATION_COMPLETED, self)
-
-    def __call__(self, engine: Engine) -> None:
-        """Wrap the output."""
-        output: Any = engine.state.output
-        engine.state.output = [output]  # type: ignore[assignment]
-
-
 class LSAWeights:
     """Mean and spread of beta over the images of an epoch, and mean of its gates, in the engine's metrics.
 
@@ -135,3 +118,9 @@ class LSAWeights:
             engine.state.metrics[f"beta_{name}"] = float(beta[index])
             engine.state.metrics[f"beta_{name}_std"] = float(spread[index])
             engine.state.metrics[f"gate_{name}"] = float(gate[index])
+
+
+def probabilities_and_targets(output: dict[str, Any], multi_label: bool = False) -> tuple[torch.Tensor, torch.Tensor]:
+    """Engine output with `pred` (what `network.LSANet` returns) and `label` to probabilities of C4 and targets."""
+    logits = output["pred"]["logits"].float()
+    return torch.sigmoid(logits) if multi_label else torch.softmax(logits, dim=1), output["label"]

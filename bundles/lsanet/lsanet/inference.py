@@ -12,64 +12,17 @@ from monai.visualize import GradCAM
 from torch import nn
 from torch.utils.data import Dataset
 
-from . import _report, pictures
-from ._common import Settings, SettingsError, read_json
-from ._images import ImageError, list_images, read_image
+from . import _pictures, _report
+from ._common import Settings
+from ._images import ImageError, read_image
+from ._predictions import normalised_entropy, prediction_rows, write_predictions
 from ._records import log_to_file
 from .backbones import DenseNetBackbone, ResNetBackbone, VGGBackbone
-from .datalists import read_file_list
 from .network import NodeEnsemble
-from .predictions import prediction_rows, write_predictions
-from .shipped import NodeInferer, normalised_entropy
+from .shipped import NodeInferer
 from .transforms import Preprocess
 
 logger = logging.getLogger(__name__)
-
-
-def read_model_info(ckpt_path: str) -> dict[str, Any]:
-    """What weights are: the `.json` of the same name beside them (network, classes, preprocessing).
-
-    Raises:
-        FileNotFoundError: If it is missing: without it the classes would be a guess.
-    """
-    path = Path(ckpt_path).with_suffix(".json")
-    info = read_json(path, f"the description of {Path(ckpt_path).name}: a run writes both, keep them together")
-    needed = ("classes", "backbone", "image_size", "keep_aspect", "mean", "std", "task")
-    if missing := [name for name in needed if name not in info]:
-        raise ValueError(f"{path}: {', '.join(missing)} missing; expected the file that a run of this bundle writes")
-    return info
-
-
-def check_images(data: Sequence[Mapping[str, str]]) -> None:
-    """Refuse to run on nothing: MONAI's evaluator would end without a word.
-
-    Raises:
-        SettingsError: If there is no file.
-    """
-    if not data:
-        raise SettingsError("no images: give --dataset_dir FOLDER, or --datalist LIST")
-
-
-def find_images(dataset_dir: str | None, datalist: str | None = None) -> list[dict[str, str]]:
-    """Files to predict, as dictionaries with `image` (path) and `file` (name in the tables).
-
-    All images below the folder; or those of a list, whose relative paths start at the folder, by default the list's.
-    Without either the list is empty: consumers that hand over single images need no folder.
-    """
-    if datalist is not None:
-        root = Path(dataset_dir) if dataset_dir else Path(datalist).parent
-        return [{"image": str(root / file), "file": file} for file in read_file_list(Path(datalist))]
-    if dataset_dir is None:
-        return []
-    root = Path(dataset_dir)
-    if root.is_file():
-        return [{"image": str(root), "file": root.name}]
-    found = list_images(root)
-    others = [p for p in root.rglob("*") if p.is_file() and p not in set(found) and not p.name.startswith(".")]
-    if others:
-        some = ", ".join(sorted(p.relative_to(root).as_posix() for p in others)[:5])
-        logger.warning("%d files are not images by their ending and are left out: %s", len(others), some)
-    return [{"image": str(path), "file": path.relative_to(root).as_posix()} for path in found]
 
 
 class PictureSet(Dataset):
@@ -181,7 +134,7 @@ class PredictionWriter:
                 continue
             original = read_image(path)
             place = self.output_dir / "saliency" / f"{file}.png"
-            pictures.save_overlay(place, image=original, heat=self._unpad(heat[index].cpu().numpy(), original.shape))
+            _pictures.save_overlay(place, image=original, heat=self._unpad(heat[index].cpu().numpy(), original.shape))
 
     def _unpad(self, heat: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
         if not self.preprocess.keep_aspect:
@@ -221,7 +174,7 @@ class PredictionWriter:
             chosen = sorted(good, key=lambda i: -uncertainty[i])[: self.contact_sheet]
             captions = [f"{self.files[i]}\n{rows[i]['pred']}, uncertainty {uncertainty[i]:.2f}" for i in chosen]
             path = self.output_dir / "figures" / "least_certain.png"
-            pictures.save_contact_sheet(path, images=[read_image(self.paths[i]) for i in chosen], captions=captions)
+            _pictures.save_contact_sheet(path, images=[read_image(self.paths[i]) for i in chosen], captions=captions)
             sections.append(_report.section("Least certain images", _report.figure(path, "Least certain images first")))
         if bad:
             sections.append(_report.section("Files without a prediction", _report.table(["file", "error"], bad)))

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from . import _report, figures, training_figures
+from . import _figures, _report, training_figures
 from ._common import Settings
 from .data import ImageData
 from .transforms import to_uint8_picture
@@ -129,10 +129,10 @@ def _test_section(
     blocks = [_report.table(list(rows[0]), [list(row.values()) for row in rows], "By class")]
     if not data.multi_label:
         path = folder / "confusion_matrix.png"
-        figures.save_confusion_matrix(path, counts=np.asarray(metrics["test_confusion"]), classes=data.classes)
+        _figures.save_confusion_matrix(path, counts=np.asarray(metrics["test_confusion"]), classes=data.classes)
         blocks.append(_report.figure(path, "Confusion matrix, test"))
     path = folder / "roc.png"
-    figures.save_roc(path, targets=targets, probabilities=probabilities, classes=data.classes)
+    _figures.save_roc(path, targets=targets, probabilities=probabilities, classes=data.classes)
     blocks.append(_report.figure(path, "ROC curves, test"))
     return _report.section("Test", *blocks)
 
@@ -148,7 +148,7 @@ def _calibration_section(
     confidence, correct = _confidence(raw, targets, data.multi_label)
     after = _confidence(calibrated, targets, data.multi_label)[0] if metrics["temperature"] != 1 else None
     path = folder / "reliability.png"
-    figures.save_reliability(path, confidence=confidence, correct=correct, confidence_calibrated=after)
+    _figures.save_reliability(path, confidence=confidence, correct=correct, confidence_calibrated=after)
     text = f"Temperature {metrics['temperature']:.3f}" + ("" if after is not None else " (calibrate=true fits one)")
     return _report.section("Calibration", text, _report.figure(path, "Reliability, test"))
 

@@ -2,17 +2,17 @@
 
 from typing import Any
 
-import torch
-
-from ._common import (
+from ._common import Settings, SettingsError, calling_parser, read_settings
+from ._rules import (
+    DEVICE,
     FLAG,
-    Settings,
-    SettingsError,
-    calling_parser,
+    OPTIONAL_TEXT,
+    TEXT,
+    THREE_NUMBERS,
     check_values,
+    is_three_numbers,
     number,
     one_of,
-    read_settings,
     whole,
 )
 from .attention import ATTENTIONS
@@ -28,28 +28,6 @@ def _weights(value: Any) -> bool:
     return value in ("none", "balanced") or (isinstance(value, (list, tuple)) and len(value) > 0)
 
 
-def _text(value: Any) -> bool:
-    return isinstance(value, str) and value != ""
-
-
-def _three_numbers(value: Any) -> bool:
-    fits = number(float("-inf"))[0]
-    return isinstance(value, (list, tuple)) and len(value) == 3 and all(fits(v) for v in value)
-
-
-def _device(value: Any) -> bool:
-    try:
-        device = torch.device(value)
-    except (RuntimeError, TypeError):
-        return False
-    return device.type != "cuda" or (device.index or 0) < torch.cuda.device_count()
-
-
-TEXT = (_text, "text")
-OPTIONAL_TEXT = (lambda v: v is None or _text(v), "text or null")
-THREE_NUMBERS = (_three_numbers, "three numbers")
-DEVICE = (_device, "cpu, or a device that this machine and its torch have, such as cuda or cuda:1")
-
 _COMMON = {
     "dataset_dir": OPTIONAL_TEXT,
     "datalist": OPTIONAL_TEXT,
@@ -61,7 +39,7 @@ _COMMON = {
     "keep_aspect": FLAG,
     "keep_nodes": FLAG,
     "mean": THREE_NUMBERS,
-    "std": (lambda v: _three_numbers(v) and min(v) > 0, "three numbers above 0"),
+    "std": (lambda v: is_three_numbers(v) and min(v) > 0, "three numbers above 0"),
     "device": DEVICE,
     "backbone": one_of(*BACKBONES),
     "attention": one_of(*ATTENTIONS),

@@ -1,8 +1,6 @@
 """The network as it is shipped, run on data: logits, probabilities and uncertainty."""
 
-import math
 from collections.abc import Callable, Iterable, Mapping
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -11,6 +9,7 @@ from monai.engines import SupervisedEvaluator
 from monai.inferers import SimpleInferer
 from torch import nn
 
+from ._predictions import normalised_entropy
 from .backbones import build_backbone, check_image_size
 from .network import NodeEnsemble, ensemble
 
@@ -59,25 +58,6 @@ def shipped_weights(training_weights: Mapping[str, torch.Tensor], keep_nodes: bo
     return {k[len(prefix) :]: v for k, v in training_weights.items() if k.startswith(prefix)}
 
 
-def load_weights(network: nn.Module, path: str | Path) -> None:
-    """Load a plain state dict, every key of it.
-
-    Raises:
-        FileNotFoundError: If there is no such file.
-        ValueError: If it holds anything but the weights of this network.
-    """
-    if not Path(path).is_file():
-        raise FileNotFoundError(f"ckpt_path: {path} does not exist; train first, or give the weights of a run")
-    try:
-        weights = torch.load(path, map_location="cpu", weights_only=True)
-        network.load_state_dict(weights)
-    except Exception as error:
-        raise ValueError(
-            f"ckpt_path: {path} does not hold the weights of this network ({str(error)[:500]}). The settings "
-            "backbone, attention, keep_nodes and the classes must be those of its training"
-        ) from error
-
-
 class NodeInferer(SimpleInferer):
     """Runs a shipped network; of a `NodeEnsemble` it keeps the nodes' disagreement on the batch."""
 
@@ -110,14 +90,6 @@ def node_disagreement(probabilities: torch.Tensor, weights: torch.Tensor, multi_
     joint = normalised_entropy(ensemble(probabilities, weights), multi_label)
     own = normalised_entropy(probabilities, multi_label)
     return (joint - (weights * own).sum(dim=1)).clamp(0, 1)
-
-
-def normalised_entropy(probabilities: torch.Tensor, multi_label: bool = False) -> torch.Tensor:
-    """Entropy of predictions ... x K, 0 (certain) to 1 (uniform); for multi-label the mean over labels."""
-    if multi_label:
-        both = torch.stack([probabilities, 1 - probabilities], dim=-1)
-        return torch.special.entr(both).sum(dim=-1).mean(dim=-1) / math.log(2)
-    return torch.special.entr(probabilities).sum(dim=-1) / math.log(probabilities.shape[-1])
 
 
 def predict(

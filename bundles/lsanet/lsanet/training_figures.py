@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .drawing import COLOURS, LINES, MUTED, add_grid, new_figure, save_figure
+from ._drawing import COLOURS, LINES, MUTED, add_grid, new_figure, save_figure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

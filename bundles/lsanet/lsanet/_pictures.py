@@ -1,4 +1,7 @@
-"""Pictures of images: contact sheets, and heat maps laid over an image."""
+"""Pictures of images: contact sheets, and heat maps laid over an image.
+
+This file is the same in all bundles: change it in one and run tools/sync_common.py.
+"""
 
 import math
 from collections.abc import Sequence
@@ -6,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from .drawing import DPI, new_figure, save_figure, whole_file, wrap_text
+from ._drawing import DPI, new_figure, save_figure, whole_file, wrap_text
 
 
 def save_contact_sheet(path: Path, *, images: Sequence[np.ndarray], captions: Sequence[str], columns: int = 6) -> None:

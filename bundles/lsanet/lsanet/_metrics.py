@@ -7,6 +7,8 @@ the largest probability, or, for binary classes and single labels, a positive pr
 
 A figure that the data leave undefined is NaN, and so is every mean that it enters: a mean over the
 remaining classes would look like the full figure.
+
+This file is the same in all bundles: change it in one and run tools/sync_common.py.
 """
 
 import logging

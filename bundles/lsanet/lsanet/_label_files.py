@@ -1,4 +1,7 @@
-"""Images that another program hands over for training, each with the index of its class or a label file."""
+"""Images that another program hands over for training, each with the index of its class or a label file.
+
+This file is the same in all bundles: change it in one and run tools/sync_common.py.
+"""
 
 import json
 from collections.abc import Sequence

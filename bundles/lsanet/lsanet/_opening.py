@@ -1,16 +1,35 @@
-"""What a run shows first: the data, the settings that differ from the defaults, the device."""
+"""What a run shows first: the data, the settings that differ from the defaults, the device.
+
+This file is the same in all bundles: change it in one and run tools/sync_common.py.
+"""
 
 import logging
 import os
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any, Protocol
 
 import torch
 
 from ._common import Settings
 from ._records import log_to_file, rank_and_size, table
-from .data import ImageData
 
 logger = logging.getLogger(__name__)
+
+
+class ShownData(Protocol):
+    """What is shown of a data set: where it is from, its counts by section, remarks, and notes that warn."""
+
+    name: Any
+    source: Any
+    task: Any
+    notes: Any
+
+    def counts(self) -> list[dict[str, Any]]:
+        """Rows of a table."""
+
+    def remarks(self) -> Sequence[str]:
+        """Sentences below it."""
 
 
 class Opening:
@@ -25,7 +44,7 @@ class Opening:
     """
 
     def __init__(
-        self, *, data: ImageData, settings: Settings, output_dir: str, device: str | torch.device, log_name: str
+        self, *, data: ShownData, settings: Settings, output_dir: str, device: str | torch.device, log_name: str
     ) -> None:
         self.data = data
         self.settings = settings
@@ -45,8 +64,8 @@ class Opening:
                 "Use --dataset for your own (docs/README.md)"
             )
         logger.info("data: %s, %s\n%s", self.data.source, self.data.task, table(self.data.counts()))
-        if self.data.unlabelled:
-            logger.info("%d training images are left without a label", self.data.unlabelled)
+        for remark in self.data.remarks():
+            logger.info("%s", remark)
         for note in self.data.notes:
             logger.warning("%s", note)
         changed = ", ".join(f"{name}={value!r}" for name, value in self.settings.changed.items())

@@ -1,4 +1,7 @@
-"""Temperature scaling (Guo et al., On Calibration of Modern Neural Networks, 2017) and its file."""
+"""Temperature scaling (Guo et al., On Calibration of Modern Neural Networks, 2017) and its file.
+
+This file is the same in all bundles: change it in one and run tools/sync_common.py.
+"""
 
 import json
 import logging

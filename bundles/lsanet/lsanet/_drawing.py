@@ -1,4 +1,7 @@
-"""What the figures share: colours, a figure without a display, PNG files written whole."""
+"""What the figures share: colours, a figure without a display, PNG files written whole.
+
+This file is the same in all bundles: change it in one and run tools/sync_common.py.
+"""
 
 from __future__ import annotations
 

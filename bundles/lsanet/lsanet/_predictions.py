@@ -1,10 +1,15 @@
-"""`predictions.csv`: one line an image."""
+"""`predictions.csv`: one line an image.
 
+This file is the same in all bundles: change it in one and run tools/sync_common.py.
+"""
+
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from ._common import write_csv
 
@@ -55,3 +60,11 @@ def _names(label: Any, classes: Sequence[str]) -> str:
 def write_predictions(path: Path, rows: Sequence[dict[str, Any]]) -> None:
     """Write the rows of `prediction_rows`, whole or not at all."""
     write_csv(path, rows)
+
+
+def normalised_entropy(probabilities: torch.Tensor, multi_label: bool = False) -> torch.Tensor:
+    """Entropy of predictions ... x K, 0 (certain) to 1 (uniform); for multi-label the mean over labels."""
+    if multi_label:
+        both = torch.stack([probabilities, 1 - probabilities], dim=-1)
+        return torch.special.entr(both).sum(dim=-1).mean(dim=-1) / math.log(2)
+    return torch.special.entr(probabilities).sum(dim=-1) / math.log(probabilities.shape[-1])

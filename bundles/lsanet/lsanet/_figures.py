@@ -1,4 +1,7 @@
-"""Figures of predictions: confusion matrix, ROC, reliability. Every function writes one PNG."""
+"""Figures of predictions: confusion matrix, ROC, reliability. Every function writes one PNG.
+
+This file is the same in all bundles: change it in one and run tools/sync_common.py.
+"""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -6,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from .drawing import COLOURS, FAINT, INK, LINES, MUTED, add_grid, new_figure, save_figure, wrap_text
+from ._drawing import COLOURS, FAINT, INK, LINES, MUTED, add_grid, new_figure, save_figure, wrap_text
 
 
 def save_confusion_matrix(path: Path, *, counts: np.ndarray, classes: Sequence[str]) -> None:

@@ -1,0 +1,1 @@
+"""MultiMix: semi-supervised classification and segmentation of chest X-rays in one network."""

@@ -1,0 +1,386 @@
+"""Data sets: the built-in demo and lists of chest X-rays; kept as uint8 at the network's size."""
+
+import hashlib
+import logging
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ._common import SettingsError
+from ._image_files import UnreadableError
+from ._images import ImageError, read_image
+from .budget import choose_labelled
+from .datalist_entries import SECTIONS, Entry
+from .datalists import read_datalist
+from .demo_data import DEMO_CLASSES, make_demo_images
+from .losses import UNKNOWN
+from .mask_files import MaskError, read_mask
+from .network import METHODS
+from .transforms import Preprocess
+
+logger = logging.getLogger(__name__)
+
+EVALUATED = ("val", "test", "cross_domain")
+_UNLABELLED = "unlabelled images for "
+DEMO_COUNTS = {"train": 400, "val": 100, "test": 200, "cross_domain": 100}
+
+
+@dataclass(frozen=True)
+class Part:
+    """One section of a data set.
+
+    Attributes:
+        images: uint8 N x S x S, as `transforms.Preprocess` makes them.
+        labels: int64 (N,), `losses.UNKNOWN` where an image has none.
+        masks: uint8 M x S x S of 0 and 1, of the images that have one.
+        mask_rows: int64 (N,), the image's position in `masks`, or -1.
+        entries: Where each image comes from.
+        hidden_labels: int64 (N,): of unlabelled images, the class that the label budget took away, or `UNKNOWN`. Only
+            counted, never trained on.
+    """
+
+    images: np.ndarray
+    labels: np.ndarray
+    masks: np.ndarray
+    mask_rows: np.ndarray
+    entries: list[Entry]
+    hidden_labels: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    @property
+    def labelled(self) -> np.ndarray:
+        """Positions of the images with a class."""
+        return np.flatnonzero(self.labels != UNKNOWN)
+
+    @property
+    def masked(self) -> np.ndarray:
+        """Positions of the images with a mask."""
+        return np.flatnonzero(self.mask_rows >= 0)
+
+
+@dataclass(frozen=True)
+class ChestData:
+    """A data set: its sections by name, what its classes are, and the streams that training draws from.
+
+    Attributes:
+        name: For tables and folder names.
+        classes: Names of the classes, in the order of the network's outputs; empty without any.
+        splits: `datalist_entries.SECTIONS` to their parts.
+        streams: For each stream of training (`streams.STREAMS`) the section and the positions in it.
+        source: Where the data come from, for people.
+        notes: Remarks for people.
+    """
+
+    name: str
+    classes: list[str]
+    splits: dict[str, Part]
+    streams: dict[str, tuple[str, np.ndarray]]
+    source: str
+    notes: list[str] = field(default_factory=list)
+    task: str = "classification and segmentation"
+
+    def counts(self) -> list[dict[str, Any]]:
+        """Images by class and with masks (rows) and section (columns), then the length of each stream."""
+        names = [name for name in SECTIONS if len(self.splits[name])]
+        rows: list[dict[str, Any]] = []
+        for index, label in enumerate(self.classes):
+            row = {name: int((self.splits[name].labels == index).sum()) for name in names}
+            rows.append({"": label, **row})
+        rows.append({"": "with a mask", **{name: len(self.splits[name].masked) for name in names}})
+        rows.append({"": "images", **{name: len(self.splits[name]) for name in names}})
+        return rows
+
+    def remarks(self) -> list[str]:
+        """The streams of training and the images in each."""
+        found = ", ".join(f"{name} {len(positions)}" for name, (_, positions) in self.streams.items())
+        return [f"streams of training, each image drawn in turn: {found}"]
+
+    def fingerprint(self) -> str:
+        """Checksum over every image and mask at the network's size, every label and stream."""
+        digest = hashlib.sha256()
+        for name, part in self.splits.items():
+            digest.update(name.encode())
+            for array in (part.images, part.labels, part.masks, part.mask_rows):
+                digest.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
+        for name, (section, positions) in self.streams.items():
+            digest.update(f"{name} {section}".encode())
+            digest.update(np.ascontiguousarray(positions, dtype=np.int64).view(np.uint8).data)
+        return digest.hexdigest()
+
+    def class_weights(self, setting: str | Sequence[float]) -> list[float] | None:
+        """Weights of the classes in the cross-entropy: None, inverse frequency with mean 1 over images, or given.
+
+        Raises:
+            SettingsError: If a list has another length or a weight that is not positive.
+        """
+        if setting == "none" or not self.classes:
+            return None
+        if setting == "balanced":
+            labels = self.splits["train"].labels[self.splits["train"].labelled]
+            found = np.bincount(labels, minlength=len(self.classes))
+            return [float(len(labels) / (len(self.classes) * n)) for n in found]
+        weights = [float(w) for w in setting]
+        if len(weights) != len(self.classes) or not all(0 < w < np.inf for w in weights):
+            raise SettingsError(
+                f"class_weights={setting}: expected none, balanced or {len(self.classes)} numbers above 0, for "
+                f"{', '.join(self.classes)}"
+            )
+        return weights
+
+
+def load_data(
+    dataset: str,
+    *,
+    method: str,
+    preprocess: Preprocess,
+    dataset_dir: str | None = None,
+    datalist: str | None = None,
+    class_labels: int | None = None,
+    mask_labels: int | None = None,
+    reuse_labelled: bool = False,
+    seed: int = 0,
+    num_workers: int = 0,
+    demo_counts: Mapping[str, int] | None = None,
+) -> ChestData:
+    """Load a data set, check it as a whole, and divide it into the streams that the method draws from.
+
+    Args:
+        dataset: "demo"; "datalist"; or the path of a list (`.json`, `.csv`).
+        method: One of `network.METHODS`.
+        preprocess: Brings the pictures to the network's size.
+        dataset_dir: What the paths of a list are relative to; by default the list's folder.
+        datalist: The list, for "datalist".
+        class_labels: How many training images keep their class; the others become unlabelled. None: all.
+        mask_labels: The same of the masks.
+        reuse_labelled: Whether the labelled images are in the unlabelled streams too, without their labels.
+        seed: Of the budgets and the demo.
+        num_workers: Threads that read files.
+        demo_counts: Number of demo pictures by section.
+
+    Raises:
+        SettingsError: If the settings do not fit together, or the data lack what the method needs.
+        ValueError: If the data have problems; all of them in one message.
+    """
+    if dataset != "datalist" and datalist is not None:
+        raise SettingsError(f"datalist={datalist!r} is only read with dataset='datalist', and dataset is {dataset!r}")
+    if dataset == "demo":
+        name, source, classes = "demo", "built-in synthetic demo", list(DEMO_CLASSES)
+        splits = _demo(preprocess, demo_counts or DEMO_COUNTS, seed)
+    else:
+        path = _list_path(dataset, datalist)
+        name, source = path.stem, str(path)
+        classes, splits = _read_list(path, dataset_dir, preprocess, num_workers)
+    splits = _apply_budgets(splits, class_labels, mask_labels, seed, len(classes))
+    if reuse_labelled:
+        splits = _reuse_labelled(splits)
+    streams = _streams(splits, method, source)
+    data = ChestData(name, classes, splits, streams, source)
+    _check_classes(data, method)
+    return data
+
+
+def _list_path(dataset: str, datalist: str | None) -> Path:
+    if dataset == "datalist":
+        if datalist is None:
+            raise SettingsError("dataset='datalist' needs datalist: the path of a list (.json or .csv)")
+        return Path(datalist)
+    if Path(dataset).suffix.lower() in (".json", ".csv"):
+        return Path(dataset)
+    raise SettingsError(
+        f"dataset={dataset!r}: expected 'demo', 'datalist', or the path of a list (.json or .csv); "
+        "tools/make_data_lists.py chest makes one from the publishers' folders or your own"
+    )
+
+
+def _demo(preprocess: Preprocess, counts: Mapping[str, int], seed: int) -> dict[str, Part]:
+    splits = {}
+    for index, section in enumerate(SECTIONS):
+        # Pictures of validation and tests do not depend on the seed of the run, so that figures stay comparable; no
+        # seed of a run may give the same pictures for training.
+        own_seed = 1000 * index if index else seed if seed < 1000 else seed + 5000
+        count = counts.get(section, 0)
+        images, labels, masks = make_demo_images(
+            count, size=preprocess.image_size, seed=own_seed, shift=section == "cross_domain"
+        )
+        entries = [
+            Entry(Path(f"demo/{section}/{i:04d}"), f"demo/{section}/{i:04d}", int(label), (), None, "demo", None, None,
+                  None, "")
+            for i, label in enumerate(labels)
+        ]  # fmt: skip
+        splits[section] = Part(images, labels, masks, np.arange(count), entries, np.full(count, UNKNOWN))
+    return splits
+
+
+def _read_list(
+    path: Path, dataset_dir: str | None, preprocess: Preprocess, num_workers: int
+) -> tuple[list[str], dict[str, Part]]:
+    if dataset_dir is not None and not Path(dataset_dir).is_dir():
+        raise SettingsError(f"dataset_dir={dataset_dir!r}: no such folder")
+    listed = read_datalist(path, Path(dataset_dir) if dataset_dir else None, num_workers=num_workers)
+    problems: list[str] = []
+    splits = {name: _read_part(listed.sections[name], preprocess, num_workers, problems) for name in SECTIONS}
+    if problems:
+        raise UnreadableError(path, problems)
+    return listed.classes, splits
+
+
+def _read_part(entries: list[Entry], preprocess: Preprocess, num_workers: int, problems: list[str]) -> Part:
+    size = preprocess.image_size
+    images = np.zeros((len(entries), size, size), dtype=np.uint8)
+    mask_rows = np.full(len(entries), -1, dtype=np.int64)
+    masked = [i for i, entry in enumerate(entries) if entry.masks]
+    mask_rows[masked] = np.arange(len(masked))
+    masks = np.zeros((len(masked), size, size), dtype=np.uint8)
+
+    def read(index: int) -> str | None:
+        entry = entries[index]
+        try:
+            picture = read_image(entry.image, channels=1)[..., 0]
+            images[index] = preprocess(picture)
+            if entry.masks:
+                mask = read_mask(entry.masks, entry.mask_values, (picture.shape[0], picture.shape[1]))
+                masks[mask_rows[index]] = preprocess.mask(mask)
+        except (ImageError, MaskError) as error:
+            return f"{entry.at}: {error}"
+        return None
+
+    with ThreadPoolExecutor(max(num_workers, 1)) as pool:
+        problems += [text for text in pool.map(read, range(len(entries))) if text is not None]
+    labels = np.array([UNKNOWN if e.label is None else e.label for e in entries], dtype=np.int64)
+    return Part(images, labels, masks, mask_rows, entries, np.full(len(entries), UNKNOWN))
+
+
+def _apply_budgets(
+    splits: dict[str, Part], class_labels: int | None, mask_labels: int | None, seed: int, num_classes: int
+) -> dict[str, Part]:
+    """Take labels and masks beyond the budgets off the training images, and put those images among the unlabelled."""
+    train = splits["train"]
+    chosen: dict[str, np.ndarray] = {}
+    budgets = {"class_labels": (class_labels, train.labelled), "mask_labels": (mask_labels, train.masked)}
+    for name, (budget, candidates) in budgets.items():
+        chosen[name] = candidates
+        if budget is None:
+            continue
+        least = num_classes if name == "class_labels" else 1
+        if not least <= budget <= len(candidates):
+            raise SettingsError(f"{name}={budget}: expected {least} to {len(candidates)}, the labels that there are")
+        strata = train.labels[candidates] if name == "class_labels" else np.zeros(len(candidates), dtype=np.int64)
+        chosen[name] = candidates[choose_labelled(strata.tolist(), budget, seed)]
+    no_label = np.setdiff1d(train.labelled, chosen["class_labels"])
+    no_mask = np.setdiff1d(train.masked, chosen["mask_labels"])
+    if not len(no_label) and not len(no_mask):
+        return splits
+    labels, mask_rows, hidden = train.labels.copy(), train.mask_rows.copy(), np.full(len(train), UNKNOWN)
+    hidden[no_label] = labels[no_label]
+    labels[no_label], mask_rows[no_mask] = UNKNOWN, -1
+    freed: dict[int, str | None] = {int(i): "classification" for i in no_label}
+    freed |= {int(i): None if int(i) in freed else "segmentation" for i in no_mask}
+    positions = np.array(sorted(freed))
+    kept = np.flatnonzero((labels != UNKNOWN) | (mask_rows >= 0))
+    unlabelled = _add_unlabelled(splits["unlabelled"], train, positions, [freed[i] for i in positions], hidden)
+    new_train = replace(
+        train,
+        images=train.images[kept],
+        labels=labels[kept],
+        mask_rows=mask_rows[kept],
+        entries=[train.entries[i] for i in kept],
+        hidden_labels=np.full(len(kept), UNKNOWN),
+    )
+    return {**splits, "train": new_train, "unlabelled": unlabelled}
+
+
+def _add_unlabelled(
+    unlabelled: Part, train: Part, positions: np.ndarray, tasks: Sequence[str | None], hidden: np.ndarray
+) -> Part:
+    """Training images at these positions, without their labels, behind the unlabelled ones."""
+    entries = [
+        replace(train.entries[i], task=task, label=None, masks=()) for i, task in zip(positions, tasks, strict=True)
+    ]
+    return Part(
+        np.concatenate([unlabelled.images, train.images[positions]]),
+        np.concatenate([unlabelled.labels, np.full(len(positions), UNKNOWN)]),
+        unlabelled.masks,
+        np.concatenate([unlabelled.mask_rows, np.full(len(positions), -1)]),
+        [*unlabelled.entries, *entries],
+        np.concatenate([unlabelled.hidden_labels, hidden[positions]]),
+    )
+
+
+def _reuse_labelled(splits: dict[str, Part]) -> dict[str, Part]:
+    train = splits["train"]
+    tasks = [
+        None if label and mask else "classification" if label else "segmentation"
+        for label, mask in zip(train.labels != UNKNOWN, train.mask_rows >= 0, strict=True)
+    ]
+    # Their classes are trained on: counting them would flatter the pseudo-labels.
+    hidden = np.full(len(train), UNKNOWN)
+    return {**splits, "unlabelled": _add_unlabelled(splits["unlabelled"], train, np.arange(len(train)), tasks, hidden)}
+
+
+def _streams(splits: Mapping[str, Part], method: str, source: str) -> dict[str, tuple[str, np.ndarray]]:
+    """The streams of a method, each a section and positions in it; an empty one is an error, never a silent zero."""
+    parts = METHODS[method]
+    train, unlabelled = splits["train"], splits["unlabelled"]
+
+    def of_task(task: str) -> np.ndarray:
+        return np.flatnonzero([task in entry.tasks for entry in unlabelled.entries])
+
+    wanted: list[tuple[str, bool, str, np.ndarray, str]] = [
+        ("mask_labelled", parts.segments, "train", train.masked, "training images with a mask"),
+        ("class_labelled", parts.classifies, "train", train.labelled, "training images with a label"),
+        (
+            "mask_unlabelled",
+            parts.mask_consistency,
+            "unlabelled",
+            of_task("segmentation"),
+            _UNLABELLED + "segmentation",
+        ),
+        (
+            "class_unlabelled",
+            parts.pseudo_labels,
+            "unlabelled",
+            of_task("classification"),
+            _UNLABELLED + "classification",
+        ),
+    ]
+    streams = {name: (section, positions) for name, needed, section, positions, _ in wanted if needed}
+    problems = [f"there are no {what}" for _, needed, _, positions, what in wanted if needed and not len(positions)]
+    if problems:
+        raise SettingsError(
+            f"method={method!r} cannot be trained on {source}: {'; '.join(problems)}. {_fitting_methods(splits)}; "
+            "reuse_labelled=true lets the labelled images stand in for unlabelled ones"
+        )
+    return streams
+
+
+def _fitting_methods(splits: Mapping[str, Part]) -> str:
+    tasks = {task for entry in splits["unlabelled"].entries for task in entry.tasks}
+    fitting = [
+        name
+        for name, method in METHODS.items()
+        if (not method.segments or len(splits["train"].masked))
+        and (not method.classifies or len(splits["train"].labelled))
+        and (not method.mask_consistency or "segmentation" in tasks)
+        and (not method.pseudo_labels or "classification" in tasks)
+    ]
+    return f"Methods that fit these data: {', '.join(fitting)}" if fitting else "No method fits these data"
+
+
+def _check_classes(data: ChestData, method: str) -> None:
+    if not METHODS[method].classifies:
+        return
+    problems = []
+    if len(data.classes) < 2:
+        problems.append(f"there is only the class {data.classes[0]!r}, and a classifier needs two")
+    for index, name in enumerate(data.classes):
+        for section in ("train", "val"):
+            if not (data.splits[section].labels == index).any():
+                problems.append(f"class {name!r} has no image in {section}")
+    if problems:
+        raise ValueError(f"{data.source}: {'; '.join(problems)}")

@@ -1,0 +1,2 @@
+class Evaluation:
+    def __init__(self, **k): pass

@@ -1,0 +1,107 @@
+"""One step of training on all streams, for MONAI's `SupervisedTrainer`."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from monai.engines import SupervisedTrainer
+from monai.engines.utils import IterationEvents
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from .augment import Augment
+from .transforms import to_input
+
+
+class PrepareStreams:
+    """Stored batches to the network's streams and the loss's targets, augmented on the device.
+
+    What is drawn depends on the seed, the epoch, the step and the rank alone.
+
+    Args:
+        mask_augment: One of `augment.AUGMENTATIONS`, for the images with a mask, together with it.
+        class_augment: The same for the labelled images for classification.
+        seed: Of the random changes.
+        rank: Of this process.
+    """
+
+    def __init__(
+        self, *, mask_augment: str = "none", class_augment: str = "weak", seed: int = 0, rank: int = 0
+    ) -> None:
+        self.augments = {
+            "mask_labelled": Augment(mask_augment),
+            "mask_unlabelled": Augment(mask_augment),
+            "class_labelled": Augment(class_augment),
+            "class_weak": Augment("weak"),
+            "class_strong": Augment("strong"),
+        }
+        self.seed = seed
+        self.rank = rank
+
+    def __call__(
+        self, batch: Mapping[str, torch.Tensor], device: torch.device, epoch: int, iteration: int
+    ) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
+        """A batch of `streams.StreamSet` to streams (float32 B x 1 x S x S in 0..1 by name) and targets.
+
+        The unlabelled images for classification become `class_weak` and `class_strong`, two views of the same.
+        """
+        targets = {
+            name: batch[name].to(device, non_blocking=True)
+            for name in ("label", "hidden_label", "mask")
+            if name in batch
+        }
+        streams: dict[str, torch.Tensor] = {}
+        for index, (name, augment) in enumerate(self.augments.items()):
+            stored = batch.get("class_unlabelled" if name in ("class_weak", "class_strong") else name)
+            if stored is None:
+                continue
+            augment.seed(self.seed, epoch, iteration, self.rank, index)
+            images = to_input(stored, device)
+            if name == "mask_labelled":
+                streams[name], targets["mask"] = augment(images, targets["mask"])
+            else:
+                streams[name] = augment(images)
+        return streams, targets
+
+
+class MultiMixStep:
+    """`iteration_update` of a `SupervisedTrainer`: forward, loss and update on the batches of all streams.
+
+    Args:
+        prepare: A `PrepareStreams`.
+        average: Moving average of the network to update after each step, or None.
+    """
+
+    def __init__(self, prepare: PrepareStreams, average: AveragedModel | None = None) -> None:
+        self.prepare = prepare
+        self.average = average
+
+    def __call__(self, engine: SupervisedTrainer, batch: Mapping[str, torch.Tensor]) -> dict[str, Any]:
+        """Batch of `streams.StreamSet` to the engine's output: `loss` and the loss's `terms`, detached."""
+        device = torch.device(engine.state.device)  # type: ignore[arg-type]
+        streams, targets = self.prepare(batch, device, engine.state.epoch, engine.state.iteration)
+        engine.network.train()
+        engine.optimizer.zero_grad(set_to_none=engine.optim_set_to_none)
+        with torch.autocast(device.type, enabled=engine.amp):
+            outputs = engine.inferer(streams, engine.network)
+            engine.fire_event(IterationEvents.FORWARD_COMPLETED)
+            loss = engine.loss_function(outputs, targets)
+        engine.fire_event(IterationEvents.LOSS_COMPLETED)
+        if engine.scaler is not None:
+            engine.scaler.scale(loss).backward()
+            engine.fire_event(IterationEvents.BACKWARD_COMPLETED)
+            engine.scaler.step(engine.optimizer)
+            engine.scaler.update()
+        else:
+            loss.backward()
+            engine.fire_event(IterationEvents.BACKWARD_COMPLETED)
+            engine.optimizer.step()
+        engine.fire_event(IterationEvents.MODEL_COMPLETED)
+        if self.average is not None:
+            self.average.update_parameters(getattr(engine.network, "module", engine.network))
+        num_images = sum(len(images) for name, images in batch.items() if name.startswith(("mask_", "class_")))
+        return {"loss": loss.detach(), "terms": engine.loss_function.terms, "num_images": num_images}
+
+
+def moving_average(network: torch.nn.Module, decay: float) -> AveragedModel | None:
+    """Exponential moving average of a network's weights, or None where the decay is 0."""
+    return AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(decay)) if decay else None
