@@ -26,7 +26,7 @@ from measure import MISSED, Benchmark, Options, environment, run_benchmark, tabl
 ROOT = Path(__file__).resolve().parents[1]
 
 # A bundle's cases: a module with `BENCHMARKS`, by name a function of `Options` that makes them one by one.
-BUNDLES = {"lsanet": "benchmark_lsanet"}
+BUNDLES = {"lsanet": "benchmark_lsanet", "multimix": "benchmark_multimix"}
 
 
 def _names(text: str) -> list[str]:

@@ -23,7 +23,9 @@ from threading import Lock
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
-SPLITS = {"": ("test",), "last_": ("last_epoch", "test"), "val_": ("validation",)}
+SPLITS = {"": ("test",), "last_": ("last_epoch", "test"), "val_": ("validation",), "x_": ("cross_domain",)}
+TASKS = ("classification", "segmentation")
+SHOWN = ("acc", "auc", "dice", "x_acc", "x_dice")
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -62,7 +64,7 @@ def main(arguments: list[str] | None = None) -> int:
         with lock:
             results[name, str(seed)] = {"row": name, "seed": str(seed), **row, "settings": text}
             write_rows(options.output, [results[k] for k in sorted(results, key=lambda k: order(table, k))])
-        print(f"{name}, seed {seed}: ACC {row['acc']}, AUC {row['auc']}")
+        print(f"{name}, seed {seed}: " + ", ".join(f"{key} {row[key]}" for key in SHOWN if key in row))
         return True
 
     jobs = [(name, seed) for seed in seeds for name in table["rows"]]
@@ -100,13 +102,18 @@ def run(bundle: str, settings: dict[str, Any], folder: Path) -> dict[str, Any] |
 
 
 def figures(metrics: dict[str, Any]) -> dict[str, Any]:
-    """Figures of a run out of its `metrics.json`: test, test of the last epoch (last_...), validation (val_...)."""
+    """Figures of a run out of its `metrics.json`.
+
+    Test, test of the last epoch (last_...), validation (val_...), cross-domain (x_...); of both tasks, if it has two.
+    """
     row: dict[str, Any] = {"dataset": metrics["dataset"], "epoch": metrics["chosen_epoch"]}
     for prefix, keys in SPLITS.items():
         part = metrics
         for key in keys:
             part = part.get(key, {})
-        row.update({f"{prefix}{n}": f"{v:.4f}" for n, v in part.items() if isinstance(v, float)})
+        for values in [part[task] for task in TASKS if task in part] or [part]:
+            row.update({f"{prefix}{n}": f"{v:.4f}" for n, v in values.items() if isinstance(v, float)})
+            row.update({f"{prefix}f1_{c['class']}": f"{c['f1']:.4f}" for c in values.get("per_class", [])})
     return row
 
 

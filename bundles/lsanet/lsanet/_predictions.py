@@ -68,3 +68,13 @@ def normalised_entropy(probabilities: torch.Tensor, multi_label: bool = False) -
         both = torch.stack([probabilities, 1 - probabilities], dim=-1)
         return torch.special.entr(both).sum(dim=-1).mean(dim=-1) / math.log(2)
     return torch.special.entr(probabilities).sum(dim=-1) / math.log(probabilities.shape[-1])
+
+
+def decision_confidence(
+    probabilities: np.ndarray, targets: np.ndarray, multi_label: bool
+) -> tuple[np.ndarray, np.ndarray]:
+    """Probability of each decision, and whether it is right; over images, or over images and labels."""
+    if multi_label:
+        decided = probabilities > 0.5
+        return np.where(decided, probabilities, 1 - probabilities).ravel(), (decided == targets).ravel()
+    return probabilities.max(axis=1), probabilities.argmax(axis=1) == targets

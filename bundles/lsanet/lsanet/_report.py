@@ -7,12 +7,16 @@ from __future__ import annotations
 
 import base64
 import html
+import io
 import math
 import numbers
 import re
 import struct
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+
+import numpy as np
+from PIL import Image
 
 from ._common import write_whole
 
@@ -195,3 +199,21 @@ def write_report(
     ]
     text = "\n".join(filter(None, page))
     write_whole(path, lambda file: file.write(text.encode("utf-8", errors="replace")))
+
+
+def settings_section(settings: Mapping[str, object], changed: Mapping[str, object], versions: Mapping[str, str]) -> str:
+    """Section with every setting, those that differ from the defaults marked, and the versions of the packages."""
+    rows = [
+        [name, "null" if value is None else str(value), "changed" if name in changed else ""]
+        for name, value in settings.items()
+    ]
+    return section("Settings and versions", table(["setting", "value", ""], rows), definition_list(versions))
+
+
+def thumbnail(image: np.ndarray, size: int = 256) -> bytes:
+    """Picture uint8 H x W or H x W x 3 as a PNG of at most `size` pixels a side, for `gallery`."""
+    picture = Image.fromarray(image)
+    picture.thumbnail((size, size))
+    buffer = io.BytesIO()
+    picture.save(buffer, format="PNG")
+    return buffer.getvalue()

@@ -1,15 +1,14 @@
 """Figures and `report.html` of a run of the lsanet bundle."""
 
-import io
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
 from . import _figures, _report, training_figures
 from ._common import Settings
+from ._predictions import decision_confidence
 from .data import ImageData
 from .transforms import to_uint8_picture
 
@@ -65,7 +64,7 @@ def write_run_report(
     sections.append(_test_section(folder, data, metrics, targets, probabilities))
     sections.append(_calibration_section(folder, data, metrics, targets, raw_probabilities, probabilities))
     sections.append(_hardest_section(data, targets, probabilities, uncertainty, picture))
-    sections.append(_settings_section(settings, metrics))
+    sections.append(_report.settings_section(settings, settings.changed, metrics["versions"]))
     notice = None
     if data.name == "demo":
         notice = "Synthetic demo data: these figures say that the software works, and nothing about patients."
@@ -145,19 +144,12 @@ def _calibration_section(
     raw: np.ndarray,
     calibrated: np.ndarray,
 ) -> str:
-    confidence, correct = _confidence(raw, targets, data.multi_label)
-    after = _confidence(calibrated, targets, data.multi_label)[0] if metrics["temperature"] != 1 else None
+    confidence, correct = decision_confidence(raw, targets, data.multi_label)
+    after = decision_confidence(calibrated, targets, data.multi_label)[0] if metrics["temperature"] != 1 else None
     path = folder / "reliability.png"
     _figures.save_reliability(path, confidence=confidence, correct=correct, confidence_calibrated=after)
     text = f"Temperature {metrics['temperature']:.3f}" + ("" if after is not None else " (calibrate=true fits one)")
     return _report.section("Calibration", text, _report.figure(path, "Reliability, test"))
-
-
-def _confidence(probabilities: np.ndarray, targets: np.ndarray, multi_label: bool) -> tuple[np.ndarray, np.ndarray]:
-    if multi_label:
-        decided = probabilities > 0.5
-        return np.where(decided, probabilities, 1 - probabilities).ravel(), (decided == targets).ravel()
-    return probabilities.max(axis=1), probabilities.argmax(axis=1) == targets
 
 
 def _hardest_section(
@@ -179,25 +171,11 @@ def _hardest_section(
             caption = f"{name}: least probability of a true statement {truth[index]:.2f}"
         else:
             caption = f"{name}: is {data.classes[targets[index]]} ({truth[index]:.2f}), said {said}"
-        items.append((_png(picture(int(index))), f"{caption}, uncertainty {uncertainty[index]:.2f}"))
+        items.append(
+            (
+                _report.thumbnail(to_uint8_picture(picture(int(index)))),
+                f"{caption}, uncertainty {uncertainty[index]:.2f}",
+            )
+        )
     text = "The test images whose true class has the least probability."
     return _report.section("Hardest cases", text, _report.gallery(items))
-
-
-def _png(image: np.ndarray) -> bytes:
-    picture = Image.fromarray(to_uint8_picture(image))
-    picture.thumbnail((256, 256))
-    buffer = io.BytesIO()
-    picture.save(buffer, format="PNG")
-    return buffer.getvalue()
-
-
-def _settings_section(settings: Settings, metrics: Mapping[str, Any]) -> str:
-    changed = {name: "changed" for name in settings.changed}
-    rows = [[name, _report_value(value), changed.get(name, "")] for name, value in settings.items()]
-    blocks = [_report.table(["setting", "value", ""], rows), _report.definition_list(metrics["versions"])]
-    return _report.section("Settings and versions", *blocks)
-
-
-def _report_value(value: Any) -> str:
-    return "null" if value is None else str(value)

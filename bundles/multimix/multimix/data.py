@@ -24,7 +24,6 @@ from .transforms import Preprocess
 
 logger = logging.getLogger(__name__)
 
-EVALUATED = ("val", "test", "cross_domain")
 _UNLABELLED = "unlabelled images for "
 DEMO_COUNTS = {"train": 400, "val": 100, "test": 200, "cross_domain": 100}
 

@@ -1,2 +1,332 @@
+"""Final figures of a run: both tasks on validation, test and other hospitals; predictions, masks and the report."""
+
+import logging
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from ._calibration import fit_temperature, read_temperature, write_calibration
+from ._common import Settings, read_json, versions, write_csv, write_json
+from ._metrics import BINARY, confusion, per_class, summary
+from ._predictions import normalised_entropy, prediction_rows
+from ._records import rank_and_size, read_history, table
+from ._weights import load_weights
+from .data import ChestData, Part
+from .losses import UNKNOWN
+from .mask_files import read_mask
+from .mask_metrics import mask_scores, summarise
+from .run_report import write_run_report
+from .shipped import ShippedMultiMix, split_output
+from .streams import InOrder, PartSet
+from .transforms import Preprocess, to_input
+
+logger = logging.getLogger(__name__)
+
+SHOWN_CLASS = ("acc", "auc", "macro_f1", "sensitivity", "specificity", "ece", "n")
+SHOWN_MASK = ("dice", "jaccard", "ssim", "average_hausdorff", "hd95", "precision", "recall", "n")
+METRICS_KEYS = {"val": "validation", "test": "test", "cross_domain": "cross_domain"}  # in metrics.json
+
+
+@dataclass
+class Outcome:
+    """What the network says of a section.
+
+    Attributes:
+        logits: N x K of all images, or None.
+        masks: Probabilities of the mask, N x S x S, or None.
+        mask_rows: For every image with a reference mask its figures, by position.
+    """
+
+    logits: torch.Tensor | None
+    masks: torch.Tensor | None
+    mask_rows: dict[int, dict[str, float]] = field(default_factory=dict)
+
+
 class Evaluation:
-    def __init__(self, **k): pass
+    """Evaluates the weights of a run and writes what a run leaves.
+
+    Writes `metrics.json`, `predictions.csv` (test and other hospitals), `figures/`, `report.html`, and with
+    `write_masks` the predicted masks, to `output_dir`.
+
+    Args:
+        data: The data set.
+        data_sha256: Its fingerprint.
+        network: A `ShippedMultiMix`; gets the weights at `ckpt_path`.
+        ckpt_path: Its weights, with a `.json` of the same name beside them.
+        ckpt_dir: Where `calibration.json` goes.
+        preprocess: As in training; brings masks back to the size of the pictures.
+        output_dir: Folder of the run.
+        settings: Of the run.
+        device: Where to compute.
+        amp: Whether to use half precision.
+        calibrate: Whether to fit a temperature on validation and use it for all class probabilities. If not, that of
+            the weights is used, if they have one.
+        write_masks: Whether to write the predicted masks of test and other hospitals to `masks/`.
+    """
+
+    def __init__(
+        self,
+        *,
+        data: ChestData,
+        data_sha256: str,
+        network: ShippedMultiMix,
+        ckpt_path: str,
+        ckpt_dir: str,
+        preprocess: Preprocess,
+        output_dir: str,
+        settings: Settings,
+        device: str | torch.device = "cpu",
+        amp: bool = False,
+        calibrate: bool = False,
+        write_masks: bool = False,
+    ) -> None:
+        self.data = data
+        self.data_sha256 = data_sha256
+        self.network = network
+        self.ckpt_path = Path(ckpt_path)
+        self.calibration_path = Path(ckpt_dir) / "calibration.json"
+        self.preprocess = preprocess
+        self.output_dir = Path(output_dir)
+        self.settings = settings
+        self.device = torch.device(device)
+        self.amp = amp
+        self.calibrate = calibrate
+        self.write_masks = write_masks
+        self.task = BINARY if len(data.classes) == 2 else "multi-class"
+
+    def run(self) -> dict[str, Any] | None:
+        """Evaluate and write; returns the content of `metrics.json` (None on the other ranks of a distributed run)."""
+        if rank_and_size()[0] != 0:
+            return None
+        self._check_model_info()
+        load_weights(self.network, self.ckpt_path)
+        self.network.to(self.device).eval()
+        parts = {name: self.data.splits[name] for name in METRICS_KEYS if len(self.data.splits[name])}
+        outcomes = {name: self._outcome(part) for name, part in parts.items()}
+        temperature = self._temperature(outcomes["val"], parts["val"])
+        metrics = self._metrics(parts, outcomes, temperature)
+        write_json(self.output_dir / "metrics.json", metrics)
+        rows = [
+            row for name in parts if name != "val" for row in self._rows(name, parts[name], outcomes[name], temperature)
+        ]
+        if rows:
+            write_csv(self.output_dir / "predictions.csv", rows)
+        history_path = self.output_dir / "history.csv"
+        write_run_report(
+            self.output_dir,
+            data=self.data,
+            settings=self.settings,
+            metrics=metrics,
+            parts=parts,
+            outcomes=outcomes,
+            probabilities=_all_probabilities(outcomes, temperature),
+            raw_probabilities=_all_probabilities(outcomes, 1.0),
+            network=self.network,
+            device=self.device,
+            history=read_history(history_path) if history_path.is_file() else [],
+        )
+        self._show(metrics)
+        return metrics
+
+    def _check_model_info(self) -> None:
+        info_path = self.ckpt_path.with_suffix(".json")
+        if not info_path.is_file():
+            raise FileNotFoundError(
+                f"ckpt_path: {info_path} is missing: it says which classes and settings {self.ckpt_path.name} was "
+                "trained with. Train first, or keep the two files together"
+            )
+        info = read_json(info_path, "the description of the weights")
+        now = {"bundle": "multimix", "classes": self.data.classes}
+        now |= {name: self.settings[name] for name in ("method", "image_size", "keep_aspect")}
+        differing = [
+            f"{name} was {info.get(name)!r} and is {value!r}" for name, value in now.items() if info.get(name) != value
+        ]
+        if differing:
+            raise ValueError(f"{self.ckpt_path} was trained otherwise: {'; '.join(differing)}")
+
+    def _outcome(self, part: Part) -> Outcome:
+        logits: list[torch.Tensor] = []
+        masks: list[torch.Tensor] = []
+        outcome = Outcome(None, None)
+        for positions, image in self._batches(part):
+            with torch.no_grad(), torch.autocast(self.device.type, enabled=self.amp):
+                pred = self.network(image)
+            if not torch.isfinite(pred).all():
+                raise ValueError(f"{self.ckpt_path}: the network's outputs are not finite; training diverged")
+            mask_logits, class_logits = split_output(pred.float().cpu(), self.settings["method"])
+            if class_logits is not None:
+                logits.append(class_logits.clone())
+            if mask_logits is not None:
+                masks.append(torch.sigmoid(mask_logits[:, 0]))
+                for index, position in enumerate(positions):
+                    if part.mask_rows[position] >= 0:
+                        outcome.mask_rows[position] = self._mask_figures(part, position, masks[-1][index])
+        outcome.logits = torch.cat(logits) if logits else None
+        outcome.masks = torch.cat(masks) if masks else None
+        return outcome
+
+    def _batches(self, part: Part) -> Iterator[tuple[list[int], torch.Tensor]]:
+        dataset = PartSet(part)
+        for positions in InOrder(len(part), 4 * self.settings["batch_size"]):
+            yield positions, to_input(dataset[positions]["image"], self.device)
+
+    def _mask_figures(self, part: Part, position: int, probabilities: torch.Tensor) -> dict[str, float]:
+        """Figures of one image at the size of its reference mask, as stored on disk."""
+        entry = part.entries[position]
+        if entry.masks:
+            reference = read_mask(entry.masks, entry.mask_values)
+            probabilities = self.preprocess.restore(probabilities, *reference.shape)
+        else:
+            reference = part.masks[part.mask_rows[position]] == 1
+        return mask_scores((probabilities > 0.5).numpy(), reference, entry.spacing)
+
+    def _temperature(self, outcome: Outcome, part: Part) -> float:
+        if outcome.logits is None:
+            return 1.0
+        if not self.calibrate:
+            # Weights that were calibrated before are evaluated as inference uses them.
+            return read_temperature(self.ckpt_path)
+        logits, targets = outcome.logits[part.labelled], part.labels[part.labelled]
+        temperature = fit_temperature(logits, targets)
+        before, after = (self._class_summary(logits, targets, t) for t in (1.0, temperature))
+        write_calibration(
+            self.calibration_path,
+            temperature,
+            fitted_on="validation",
+            n=len(targets),
+            nll_before=before["nll"],
+            nll_after=after["nll"],
+            ece_before=before["ece"],
+            ece_after=after["ece"],
+        )
+        return temperature
+
+    def _class_summary(self, logits: torch.Tensor, targets: np.ndarray, temperature: float) -> dict[str, float]:
+        return summary(targets, class_probabilities(logits, temperature), self.task, self.data.classes)
+
+    def _metrics(
+        self, parts: Mapping[str, Part], outcomes: Mapping[str, Outcome], temperature: float
+    ) -> dict[str, Any]:
+        info = read_json(self.ckpt_path.with_suffix(".json"), "the description of the weights")
+        metrics: dict[str, Any] = {
+            "dataset": self.data.name,
+            "method": self.settings["method"],
+            "chosen_epoch": info.get("best_epoch"),
+            "temperature": temperature,
+        }
+        for name, part in parts.items():
+            everything = np.arange(len(part))
+            section = self._section(part, outcomes[name], everything, temperature)
+            sources = sorted({entry.source for entry in part.entries} - {""})
+            if len(sources) > 1:
+                section["by_source"] = {
+                    source: self._section(
+                        part, outcomes[name], np.flatnonzero([e.source == source for e in part.entries]), temperature
+                    )
+                    for source in sources
+                }
+            metrics[METRICS_KEYS[name]] = section
+        return metrics | {
+            "seed": self.settings["seed"],
+            "settings": self.settings,
+            "versions": versions(),
+            "data": {
+                "source": self.data.source,
+                "sha256": self.data_sha256,
+                "classes": self.data.classes,
+                "counts": self.data.counts(),
+                "streams": {name: len(positions) for name, (_, positions) in self.data.streams.items()},
+            },
+            "weights_sha256": info.get("sha256"),
+        }
+
+    def _section(self, part: Part, outcome: Outcome, members: np.ndarray, temperature: float) -> dict[str, Any]:
+        section: dict[str, Any] = {}
+        labelled = np.intersect1d(part.labelled, members)
+        if outcome.logits is not None and len(labelled):
+            logits, targets = outcome.logits[labelled], part.labels[labelled]
+            probabilities = class_probabilities(logits, temperature)
+            section["classification"] = self._class_summary(logits, targets, temperature) | {
+                "per_class": per_class(targets, probabilities, self.task, self.data.classes),
+                "confusion": confusion(targets, probabilities, self.task, len(self.data.classes)).tolist(),
+            }
+        rows = [outcome.mask_rows[i] for i in members.tolist() if i in outcome.mask_rows]
+        if rows:
+            section["segmentation"] = summarise(rows)
+        return section
+
+    def _rows(self, name: str, part: Part, outcome: Outcome, temperature: float) -> list[dict[str, Any]]:
+        """Rows of `predictions.csv`: what is known of each image, what was predicted, the figures of its mask."""
+        files = [entry.file for entry in part.entries]
+        if outcome.logits is not None:
+            probabilities = class_probabilities(outcome.logits, temperature)
+            uncertainty = normalised_entropy(torch.from_numpy(probabilities)).numpy()
+            rows = prediction_rows(
+                files=files, classes=self.data.classes, probabilities=probabilities, uncertainty=uncertainty
+            )
+        else:
+            assert outcome.masks is not None
+            uncertainty = mask_uncertainty(outcome.masks)
+            rows = [
+                {"file": f, "uncertainty": f"{u:.6f}", "error": ""} for f, u in zip(files, uncertainty, strict=True)
+            ]
+        complete = []
+        for index, (row, entry) in enumerate(zip(rows, part.entries, strict=True)):
+            label = part.labels[index]
+            known = {
+                "file": row.pop("file"),
+                "section": name,
+                "source": entry.source,
+                "label": "" if label == UNKNOWN else self.data.classes[label],
+            }
+            figures = {key: f"{value:.6g}" for key, value in outcome.mask_rows.get(index, {}).items()}
+            complete.append({**known, **row, **figures})
+        return complete
+
+    def _show(self, metrics: Mapping[str, Any]) -> None:
+        columns = {key: metrics[key] for key in METRICS_KEYS.values() if key in metrics}
+        write = lambda v: f"{v:.4f}" if isinstance(v, float) else str(v)  # noqa: E731
+        for task, names in (("classification", SHOWN_CLASS), ("segmentation", SHOWN_MASK)):
+            found = {n: c[task] for n, c in columns.items() if task in c}
+            rows = [
+                {"figure": name, **{column: values.get(name, "") for column, values in found.items()}}
+                for name in names
+                if any(name in values for values in found.values())
+            ]
+            if rows:
+                chosen = metrics["chosen_epoch"]
+                logger.info("%s, epoch %s, chosen on validation:\n%s", task, chosen, table(rows, write))
+        for name, column in columns.items():
+            empty = column.get("segmentation", {}).get("num_empty_predictions", 0)
+            if empty:
+                logger.warning("%s: no lung was found in %d images", name, empty)
+        logger.info("report, figures, predictions and weights: %s", self.output_dir)
+        logger.info(
+            "next, on a folder of your images: python -m monai.bundle run --config_file %s --ckpt_path %s "
+            "--dataset_dir FOLDER",
+            Path(os.path.relpath(Path(__file__).parents[1] / "configs" / "inference.json")),
+            self.ckpt_path,
+        )
+
+
+def class_probabilities(logits: torch.Tensor, temperature: float = 1.0) -> np.ndarray:
+    """Softmax of logits N x K over a calibration's temperature, float64."""
+    return torch.softmax(logits.double() / temperature, dim=1).numpy()
+
+
+def _all_probabilities(outcomes: Mapping[str, Outcome], temperature: float) -> dict[str, np.ndarray]:
+    return {
+        name: class_probabilities(outcome.logits, temperature)
+        for name, outcome in outcomes.items()
+        if outcome.logits is not None
+    }
+
+
+def mask_uncertainty(masks: torch.Tensor) -> np.ndarray:
+    """Mean entropy of a mask's pixels over log 2, of probabilities N x S x S: (N,), 0 certain to 1."""
+    return normalised_entropy(masks[..., None].double(), multi_label=True).mean(dim=(1, 2)).numpy()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ._drawing import COLOURS, INK, LINES, MUTED, add_grid, new_figure, save_figure, wrap_text
+from ._history_figures import series
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -167,10 +167,10 @@ def save_pseudo_labels(path: Path, *, history: Sequence[Mapping[str, Any]]) -> N
         "train_pseudo_label_loss": "pseudo-labels, cross-entropy",
         "train_kl_loss": "masks, KL divergence",
     }
-    epochs = _series(history, "epoch")
+    epochs = series(history, "epoch")
     if not np.isfinite(epochs).all():
         raise ValueError("history needs an epoch in every row")
-    known = {key: values for key in (*shares, *losses) if np.isfinite(values := _series(history, key)).any()}
+    known = {key: values for key in (*shares, *losses) if np.isfinite(values := series(history, key)).any()}
     if not known:
         raise ValueError(f"history has no values of any of {', '.join((*shares, *losses))}")
     for key in shares:
@@ -259,17 +259,6 @@ def _sheet(
 def _show(axes: Axes, image: np.ndarray, **look: Any) -> Any:
     """Draw one picture; small ones are enlarged without blur."""
     return axes.imshow(image, interpolation="nearest" if max(image.shape) < 200 else "antialiased", **look)
-
-
-def _series(history: Sequence[Mapping[str, Any]], key: str) -> np.ndarray:
-    """Column of the history as floats, NaN where a value is absent or empty."""
-    if not history:
-        raise ValueError("history has no rows")
-    values = [row.get(key) for row in history]
-    try:
-        return np.array([math.nan if value in (None, "") else float(value) for value in values])
-    except (TypeError, ValueError):
-        raise ValueError(f"history: {key} must be numbers, got {values}") from None
 
 
 def _check_equal(**given: Sequence[Any]) -> None:

@@ -77,12 +77,12 @@ class MultiMixStep:
 
     def __call__(self, engine: SupervisedTrainer, batch: Mapping[str, torch.Tensor]) -> dict[str, Any]:
         """Batch of `streams.StreamSet` to the engine's output: `loss` and the loss's `terms`, detached."""
-        device = torch.device(engine.state.device)  # type: ignore[arg-type]
+        device = torch.device(engine.state.device)
         streams, targets = self.prepare(batch, device, engine.state.epoch, engine.state.iteration)
         engine.network.train()
         engine.optimizer.zero_grad(set_to_none=engine.optim_set_to_none)
         with torch.autocast(device.type, enabled=engine.amp):
-            outputs = engine.inferer(streams, engine.network)
+            outputs: Any = engine.inferer(streams, engine.network)  # type: ignore[arg-type]
             engine.fire_event(IterationEvents.FORWARD_COMPLETED)
             loss = engine.loss_function(outputs, targets)
         engine.fire_event(IterationEvents.LOSS_COMPLETED)
@@ -99,7 +99,8 @@ class MultiMixStep:
         if self.average is not None:
             self.average.update_parameters(getattr(engine.network, "module", engine.network))
         num_images = sum(len(images) for name, images in batch.items() if name.startswith(("mask_", "class_")))
-        return {"loss": loss.detach(), "terms": engine.loss_function.terms, "num_images": num_images}
+        loss_function: Any = engine.loss_function
+        return {"loss": loss.detach(), "terms": loss_function.terms, "num_images": num_images}
 
 
 def moving_average(network: torch.nn.Module, decay: float) -> AveragedModel | None:
