@@ -2,6 +2,7 @@
 
     python tools/benchmark.py lsanet             everything, a few minutes on two cores
     python tools/benchmark.py lsanet --only epoch,step --image_sizes 28,64 --repeats 9
+    python tools/benchmark.py multimix
 
 The contenders take turns (A B A B ...) in one process; ratios are ours / against within a round. A bar that
 is missed is printed so, and makes the exit status 1 with --strict. Rows go to a CSV, where they replace those
@@ -27,6 +28,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 # A bundle's cases: a module with `BENCHMARKS`, by name a function of `Options` that makes them one by one.
 BUNDLES = {"lsanet": "benchmark_lsanet", "multimix": "benchmark_multimix"}
+IMAGE_SIZES = {"lsanet": [28, 64, 224], "multimix": [128, 256]}
 
 
 def _names(text: str) -> list[str]:
@@ -65,7 +67,7 @@ def make_parser() -> argparse.ArgumentParser:
         output = ROOT / "bundles" / bundle / "docs" / "results" / "benchmark.csv"
         sub = commands.add_parser(bundle, help=f"the benchmarks of {bundle}", allow_abbrev=False)
         sub.add_argument("--only", type=_names, metavar="NAMES", help="comma-separated; all by default")
-        sub.add_argument("--image_sizes", type=_sizes, default=[28, 64, 224], metavar="SIZES")
+        sub.add_argument("--image_sizes", type=_sizes, default=IMAGE_SIZES[bundle], metavar="SIZES")
         sub.add_argument("--repeats", type=_whole(1), metavar="N", help="rounds of each; by default its own")
         sub.add_argument("--steps", type=_whole(1), metavar="N", help="training steps of a measurement")
         sub.add_argument("--batch_size", type=_whole(2), metavar="N", help="images of a step")

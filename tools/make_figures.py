@@ -8,6 +8,7 @@ Reads `history.csv`, `metrics.json` and `predictions.csv` of the run, and writes
 import argparse
 import csv
 import json
+import shutil
 import sys
 from pathlib import Path
 
@@ -19,7 +20,7 @@ ROOT = Path(__file__).resolve().parents[1]
 def main(arguments: list[str] | None = None) -> int:
     """Run the command."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("bundle", choices=["lsanet"], help="whose figures")
+    parser.add_argument("bundle", choices=sorted(DRAW), help="whose figures")
     parser.add_argument("run", type=Path, help="folder of the run")
     parser.add_argument("--output_dir", type=Path, help="default: docs/figures of the bundle")
     options = parser.parse_args(arguments)
@@ -27,7 +28,7 @@ def main(arguments: list[str] | None = None) -> int:
         raise SystemExit(f"{options.run}: no {', '.join(missing)}; expected the folder of a finished run")
     folder = options.output_dir or ROOT / "bundles" / options.bundle / "docs" / "figures"
     sys.path.insert(0, str(ROOT / "bundles" / options.bundle))
-    for path in draw_lsanet(options.run, folder):
+    for path in DRAW[options.bundle](options.run, folder):
         print(path)
     return 0
 
@@ -67,6 +68,57 @@ def draw_lsanet(run: Path, folder: Path) -> list[Path]:
         training_figures.save_history(drawn[-1], history=history, best_epoch=metrics["chosen_epoch"])
     return drawn
 
+
+def draw_multimix(run: Path, folder: Path) -> list[Path]:
+    """Draw Dice by data set, confusion matrix, ROC, reliability and history of a multimix run; returns the files.
+
+    Boundaries of the test images and saliency maps show patients, and are copied as the run drew them: look at the
+    licence of the images before publishing them.
+    """
+    from multimix import _figures, _history_figures, mask_figures
+    from multimix._records import read_history
+    from multimix.run_report import LOSSES, METRICS
+
+    metrics = json.loads((run / "metrics.json").read_text(encoding="utf-8"))
+    classes = metrics["data"]["classes"]
+    with open(run / "predictions.csv", newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    drawn = []
+    scores: dict[str, list[float]] = {}
+    for row in rows:
+        if row.get("dice"):
+            where = "in domain" if row["section"] == "test" else "cross-domain"
+            scores.setdefault(f"{row['source']} ({where})", []).append(float(row["dice"]))
+    if scores:
+        drawn.append(folder / "dice.png")
+        mask_figures.save_dice_boxes(drawn[-1], scores=scores)
+    labelled = [row for row in rows if row["section"] == "test" and row.get("label") and row.get("pred")]
+    if labelled:
+        targets = np.array([classes.index(row["label"]) for row in labelled])
+        probabilities = np.array([[float(row[f"p_{name}"]) for name in classes] for row in labelled])
+        confidence, correct = probabilities.max(axis=1), probabilities.argmax(axis=1) == targets
+        counts = np.asarray(metrics["test"]["classification"]["confusion"])
+        drawn += [folder / name for name in ("roc.png", "reliability.png", "confusion_matrix.png")]
+        _figures.save_roc(drawn[-3], targets=targets, probabilities=probabilities, classes=classes)
+        _figures.save_reliability(drawn[-2], confidence=confidence, correct=correct)
+        _figures.save_confusion_matrix(drawn[-1], counts=counts, classes=classes)
+    if (run / "history.csv").is_file():
+        drawn.append(folder / "history.png")
+        _history_figures.save_history(
+            drawn[-1],
+            history=read_history(run / "history.csv"),
+            losses=LOSSES,
+            metrics=METRICS,
+            best_epoch=metrics["chosen_epoch"],
+        )
+    for name in ("boundaries_test.png", "saliency.png"):
+        if (run / "figures" / name).is_file():
+            drawn.append(folder / name)
+            shutil.copyfile(run / "figures" / name, drawn[-1])
+    return drawn
+
+
+DRAW = {"lsanet": draw_lsanet, "multimix": draw_multimix}
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -29,7 +29,16 @@ NAMES = {
     "balanced_accuracy": "balanced accuracy",
     "quadratic_kappa": "quadratic kappa",
     "epoch": "epoch",
+    "f1_NORMAL": "F1 normal",
+    "f1_PNEUMONIA": "F1 pneumonia",
+    "dice": "Dice",
+    "ssim": "SSIM",
+    "average_hausdorff": "AHD, pixels",
+    "x_dice": "x-Dice",
+    "x_ssim": "x-SSIM",
+    "x_average_hausdorff": "x-AHD, pixels",
 }
+DISTANCES = ("hausdorff", "hd95")  # not shares: shown as they are
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -108,15 +117,16 @@ def table(path: Path, columns: list[str]) -> str:
 
 
 def cell(group: list[dict[str, str]], column: str) -> str:
-    """Figures of the seeds of one row: shares in percent, as mean and standard deviation."""
+    """Figures of the seeds of one row, as mean and standard deviation: shares in percent, distances in pixels."""
     texts = [row[column] for row in group if row[column] != ""]
     if not texts:
         return "–"
     if not all(re.fullmatch(r"-?\d+\.\d+", text) for text in texts):
         return ", ".join(texts)
-    values = [100 * float(text) for text in texts]
-    mean = f"{statistics.mean(values):.1f}"
-    return f"{mean} ± {statistics.stdev(values):.1f}" if len(values) > 1 else mean
+    scale, digits = (1, 2) if any(word in column for word in DISTANCES) else (100, 1)
+    values = [scale * float(text) for text in texts]
+    mean = f"{statistics.mean(values):.{digits}f}"
+    return f"{mean} ± {statistics.stdev(values):.{digits}f}" if len(values) > 1 else mean
 
 
 if __name__ == "__main__":

@@ -2,7 +2,8 @@
 
 from typing import Any
 
-from ._common import Settings, SettingsError, calling_parser, read_settings
+from ._common import Settings, SettingsError, read_settings
+from ._label_files import read_changes_of_consumers
 from ._rules import (
     DEVICE,
     FLAG,
@@ -120,22 +121,8 @@ def training_settings(bundle_root: str) -> Settings:
         problems.append(str(error))
     if problems:
         raise SettingsError("; ".join(problems))
-    _read_changes_of_consumers(settings)
+    read_changes_of_consumers(settings)
     return settings
-
-
-def _read_changes_of_consumers(settings: Settings) -> None:
-    # Federated learning and MONAI Label change the trainer and its data directly; the record is to say so.
-    parser = calling_parser()
-    if parser is None:
-        return
-    changes: dict[str, Any] = {}
-    if isinstance(epochs := parser.get("train::trainer::max_epochs"), int):
-        changes["max_epochs"] = epochs
-    if isinstance(parser.get("train::dataset::data"), list):
-        changes["dataset"] = "handed over by another program"
-    settings.update(changes)
-    settings.changed.update(changes)
 
 
 def inference_settings(bundle_root: str) -> Settings:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ._common import calling_parser
+from ._common import Settings, calling_parser
 
 
 def handed_over() -> dict[str, list[dict[str, Any]]] | None:
@@ -30,6 +30,23 @@ def handed_over() -> dict[str, list[dict[str, Any]]] | None:
         if not isinstance(content, list) or not content:
             raise ValueError(f"labelled images for training without any for {name}: give a val_split between 0 and 1")
     return lists
+
+
+def read_changes_of_consumers(settings: Settings) -> None:
+    """Put what another program has changed in the parsed config into the settings, so that the record says so.
+
+    Federated learning and MONAI Label change the trainer and its data directly.
+    """
+    parser = calling_parser()
+    if parser is None:
+        return
+    changes: dict[str, Any] = {}
+    if isinstance(epochs := parser.get("train::trainer::max_epochs"), int):
+        changes["max_epochs"] = epochs
+    if isinstance(parser.get("train::dataset::data"), list):
+        changes["dataset"] = "handed over by another program"
+    settings.update(changes)
+    settings.changed.update(changes)
 
 
 def class_index(label: Any, classes: Sequence[str]) -> int:

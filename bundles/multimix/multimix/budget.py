@@ -1,8 +1,13 @@
-"""Label budgets: which training images keep their labels when only so many may."""
+"""Label budgets: which training images keep their labels when only so many may, and what becomes of the others."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
+
+from ._common import SettingsError
+from .losses import UNKNOWN
+from .parts import Part
 
 
 def choose_labelled(labels: Sequence[int], number: int, seed: int) -> list[int]:
@@ -24,3 +29,82 @@ def choose_labelled(labels: Sequence[int], number: int, seed: int) -> list[int]:
         order = np.random.RandomState([seed, label]).permutation(np.flatnonzero(np.asarray(labels) == label))
         turns += [((j + 0.5) / len(order) if j else 0, len(order), label, int(i)) for j, i in enumerate(order)]
     return sorted(turn[-1] for turn in sorted(turns, key=lambda turn: turn[:3])[:number])
+
+
+def apply_budgets(
+    splits: dict[str, Part], class_labels: int | None, mask_labels: int | None, seed: int, num_classes: int
+) -> dict[str, Part]:
+    """Take labels and masks beyond the budgets off the training images, and put those images among the unlabelled.
+
+    Args:
+        splits: Sections of a data set by name.
+        class_labels: How many training images keep their class, or None for all.
+        mask_labels: How many keep their mask, or None for all.
+        seed: Of the choice.
+        num_classes: Each class keeps one label at least.
+
+    Raises:
+        SettingsError: If a budget is smaller or larger than that.
+    """
+    train = splits["train"]
+    chosen: dict[str, np.ndarray] = {}
+    budgets = {"class_labels": (class_labels, train.labelled), "mask_labels": (mask_labels, train.masked)}
+    for name, (budget, candidates) in budgets.items():
+        chosen[name] = candidates
+        if budget is None:
+            continue
+        least = num_classes if name == "class_labels" else 1
+        if not least <= budget <= len(candidates):
+            raise SettingsError(f"{name}={budget}: expected {least} to {len(candidates)}, the labels that there are")
+        strata = train.labels[candidates] if name == "class_labels" else np.zeros(len(candidates), dtype=np.int64)
+        chosen[name] = candidates[choose_labelled(strata.tolist(), budget, seed)]
+    no_label = np.setdiff1d(train.labelled, chosen["class_labels"])
+    no_mask = np.setdiff1d(train.masked, chosen["mask_labels"])
+    if not len(no_label) and not len(no_mask):
+        return splits
+    labels, mask_rows, hidden = train.labels.copy(), train.mask_rows.copy(), np.full(len(train), UNKNOWN)
+    hidden[no_label] = labels[no_label]
+    labels[no_label], mask_rows[no_mask] = UNKNOWN, -1
+    freed: dict[int, str | None] = {int(i): "classification" for i in no_label}
+    freed |= {int(i): None if int(i) in freed else "segmentation" for i in no_mask}
+    positions = np.array(sorted(freed))
+    kept = np.flatnonzero((labels != UNKNOWN) | (mask_rows >= 0))
+    unlabelled = _add_unlabelled(splits["unlabelled"], train, positions, [freed[i] for i in positions], hidden)
+    new_train = replace(
+        train,
+        images=train.images[kept],
+        labels=labels[kept],
+        mask_rows=mask_rows[kept],
+        entries=[train.entries[i] for i in kept],
+        hidden_labels=np.full(len(kept), UNKNOWN),
+    )
+    return {**splits, "train": new_train, "unlabelled": unlabelled}
+
+
+def _add_unlabelled(
+    unlabelled: Part, train: Part, positions: np.ndarray, tasks: Sequence[str | None], hidden: np.ndarray
+) -> Part:
+    """Training images at these positions, without their labels, behind the unlabelled ones."""
+    entries = [
+        replace(train.entries[i], task=task, label=None, masks=()) for i, task in zip(positions, tasks, strict=True)
+    ]
+    return Part(
+        np.concatenate([unlabelled.images, train.images[positions]]),
+        np.concatenate([unlabelled.labels, np.full(len(positions), UNKNOWN)]),
+        unlabelled.masks,
+        np.concatenate([unlabelled.mask_rows, np.full(len(positions), -1)]),
+        [*unlabelled.entries, *entries],
+        np.concatenate([unlabelled.hidden_labels, hidden[positions]]),
+    )
+
+
+def reuse_labelled_images(splits: dict[str, Part]) -> dict[str, Part]:
+    """Put the labelled training images among the unlabelled ones too, without their labels."""
+    train = splits["train"]
+    tasks = [
+        None if label and mask else "classification" if label else "segmentation"
+        for label, mask in zip(train.labels != UNKNOWN, train.mask_rows >= 0, strict=True)
+    ]
+    # Their classes are trained on: counting them would flatter the pseudo-labels.
+    hidden = np.full(len(train), UNKNOWN)
+    return {**splits, "unlabelled": _add_unlabelled(splits["unlabelled"], train, np.arange(len(train)), tasks, hidden)}

@@ -3,8 +3,7 @@
 import hashlib
 import logging
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -12,55 +11,20 @@ import numpy as np
 
 from ._common import SettingsError
 from ._image_files import UnreadableError
-from ._images import ImageError, read_image
-from .budget import choose_labelled
+from ._label_files import handed_over
+from .budget import apply_budgets, reuse_labelled_images
 from .datalist_entries import SECTIONS, Entry
 from .datalists import read_datalist
 from .demo_data import DEMO_CLASSES, make_demo_images
 from .losses import UNKNOWN
-from .mask_files import MaskError, read_mask
 from .network import METHODS
+from .parts import Part, read_part
 from .transforms import Preprocess
 
 logger = logging.getLogger(__name__)
 
 _UNLABELLED = "unlabelled images for "
 DEMO_COUNTS = {"train": 400, "val": 100, "test": 200, "cross_domain": 100}
-
-
-@dataclass(frozen=True)
-class Part:
-    """One section of a data set.
-
-    Attributes:
-        images: uint8 N x S x S, as `transforms.Preprocess` makes them.
-        labels: int64 (N,), `losses.UNKNOWN` where an image has none.
-        masks: uint8 M x S x S of 0 and 1, of the images that have one.
-        mask_rows: int64 (N,), the image's position in `masks`, or -1.
-        entries: Where each image comes from.
-        hidden_labels: int64 (N,): of unlabelled images, the class that the label budget took away, or `UNKNOWN`. Only
-            counted, never trained on.
-    """
-
-    images: np.ndarray
-    labels: np.ndarray
-    masks: np.ndarray
-    mask_rows: np.ndarray
-    entries: list[Entry]
-    hidden_labels: np.ndarray
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    @property
-    def labelled(self) -> np.ndarray:
-        """Positions of the images with a class."""
-        return np.flatnonzero(self.labels != UNKNOWN)
-
-    @property
-    def masked(self) -> np.ndarray:
-        """Positions of the images with a mask."""
-        return np.flatnonzero(self.mask_rows >= 0)
 
 
 @dataclass(frozen=True)
@@ -166,6 +130,8 @@ def load_data(
         SettingsError: If the settings do not fit together, or the data lack what the method needs.
         ValueError: If the data have problems; all of them in one message.
     """
+    if (lists := handed_over()) is not None:
+        return _from_lists(lists, method, preprocess, num_workers)
     if dataset != "datalist" and datalist is not None:
         raise SettingsError(f"datalist={datalist!r} is only read with dataset='datalist', and dataset is {dataset!r}")
     if dataset == "demo":
@@ -175,13 +141,33 @@ def load_data(
         path = _list_path(dataset, datalist)
         name, source = path.stem, str(path)
         classes, splits = _read_list(path, dataset_dir, preprocess, num_workers)
-    splits = _apply_budgets(splits, class_labels, mask_labels, seed, len(classes))
+    splits = apply_budgets(splits, class_labels, mask_labels, seed, len(classes))
     if reuse_labelled:
-        splits = _reuse_labelled(splits)
+        splits = reuse_labelled_images(splits)
     streams = _streams(splits, method, source)
     data = ChestData(name, classes, splits, streams, source)
     _check_classes(data, method)
     return data
+
+
+def _from_lists(
+    lists: Mapping[str, Sequence[Mapping[str, Any]]], method: str, preprocess: Preprocess, num_workers: int
+) -> ChestData:
+    """Images with masks that another program, such as MONAI Label, hands over; validation stands in for a test."""
+    problems: list[str] = []
+    splits = {}
+    for name in SECTIONS:
+        items = lists.get("val" if name == "test" else name, [])
+        entries = [
+            Entry(Path(i["image"]), i["image"], masks=(Path(i["label"]),), at=f"{name}[{n}]")
+            for n, i in enumerate(items)
+        ]
+        splits[name] = read_part(entries, preprocess, num_workers, problems)
+    source = "images handed over by another program"
+    if problems:
+        raise UnreadableError(source, problems)
+    notes = ["no test images were handed over: validation stands in for them, and their figures are too good"]
+    return ChestData("handed-over", [], splits, _streams(splits, method, source), source, notes)
 
 
 def _list_path(dataset: str, datalist: str | None) -> Path:
@@ -207,11 +193,8 @@ def _demo(preprocess: Preprocess, counts: Mapping[str, int], seed: int) -> dict[
         images, labels, masks = make_demo_images(
             count, size=preprocess.image_size, seed=own_seed, shift=section == "cross_domain"
         )
-        entries = [
-            Entry(Path(f"demo/{section}/{i:04d}"), f"demo/{section}/{i:04d}", int(label), (), None, "demo", None, None,
-                  None, "")
-            for i, label in enumerate(labels)
-        ]  # fmt: skip
+        names = [f"demo/{section}/{i:04d}.png" for i in range(count)]
+        entries = [Entry(Path(n), n, label=int(k), source="demo") for n, k in zip(names, labels, strict=True)]
         splits[section] = Part(images, labels, masks, np.arange(count), entries, np.full(count, UNKNOWN))
     return splits
 
@@ -223,103 +206,10 @@ def _read_list(
         raise SettingsError(f"dataset_dir={dataset_dir!r}: no such folder")
     listed = read_datalist(path, Path(dataset_dir) if dataset_dir else None, num_workers=num_workers)
     problems: list[str] = []
-    splits = {name: _read_part(listed.sections[name], preprocess, num_workers, problems) for name in SECTIONS}
+    splits = {name: read_part(listed.sections[name], preprocess, num_workers, problems) for name in SECTIONS}
     if problems:
         raise UnreadableError(path, problems)
     return listed.classes, splits
-
-
-def _read_part(entries: list[Entry], preprocess: Preprocess, num_workers: int, problems: list[str]) -> Part:
-    size = preprocess.image_size
-    images = np.zeros((len(entries), size, size), dtype=np.uint8)
-    mask_rows = np.full(len(entries), -1, dtype=np.int64)
-    masked = [i for i, entry in enumerate(entries) if entry.masks]
-    mask_rows[masked] = np.arange(len(masked))
-    masks = np.zeros((len(masked), size, size), dtype=np.uint8)
-
-    def read(index: int) -> str | None:
-        entry = entries[index]
-        try:
-            picture = read_image(entry.image, channels=1)[..., 0]
-            images[index] = preprocess(picture)
-            if entry.masks:
-                mask = read_mask(entry.masks, entry.mask_values, (picture.shape[0], picture.shape[1]))
-                masks[mask_rows[index]] = preprocess.mask(mask)
-        except (ImageError, MaskError) as error:
-            return f"{entry.at}: {error}"
-        return None
-
-    with ThreadPoolExecutor(max(num_workers, 1)) as pool:
-        problems += [text for text in pool.map(read, range(len(entries))) if text is not None]
-    labels = np.array([UNKNOWN if e.label is None else e.label for e in entries], dtype=np.int64)
-    return Part(images, labels, masks, mask_rows, entries, np.full(len(entries), UNKNOWN))
-
-
-def _apply_budgets(
-    splits: dict[str, Part], class_labels: int | None, mask_labels: int | None, seed: int, num_classes: int
-) -> dict[str, Part]:
-    """Take labels and masks beyond the budgets off the training images, and put those images among the unlabelled."""
-    train = splits["train"]
-    chosen: dict[str, np.ndarray] = {}
-    budgets = {"class_labels": (class_labels, train.labelled), "mask_labels": (mask_labels, train.masked)}
-    for name, (budget, candidates) in budgets.items():
-        chosen[name] = candidates
-        if budget is None:
-            continue
-        least = num_classes if name == "class_labels" else 1
-        if not least <= budget <= len(candidates):
-            raise SettingsError(f"{name}={budget}: expected {least} to {len(candidates)}, the labels that there are")
-        strata = train.labels[candidates] if name == "class_labels" else np.zeros(len(candidates), dtype=np.int64)
-        chosen[name] = candidates[choose_labelled(strata.tolist(), budget, seed)]
-    no_label = np.setdiff1d(train.labelled, chosen["class_labels"])
-    no_mask = np.setdiff1d(train.masked, chosen["mask_labels"])
-    if not len(no_label) and not len(no_mask):
-        return splits
-    labels, mask_rows, hidden = train.labels.copy(), train.mask_rows.copy(), np.full(len(train), UNKNOWN)
-    hidden[no_label] = labels[no_label]
-    labels[no_label], mask_rows[no_mask] = UNKNOWN, -1
-    freed: dict[int, str | None] = {int(i): "classification" for i in no_label}
-    freed |= {int(i): None if int(i) in freed else "segmentation" for i in no_mask}
-    positions = np.array(sorted(freed))
-    kept = np.flatnonzero((labels != UNKNOWN) | (mask_rows >= 0))
-    unlabelled = _add_unlabelled(splits["unlabelled"], train, positions, [freed[i] for i in positions], hidden)
-    new_train = replace(
-        train,
-        images=train.images[kept],
-        labels=labels[kept],
-        mask_rows=mask_rows[kept],
-        entries=[train.entries[i] for i in kept],
-        hidden_labels=np.full(len(kept), UNKNOWN),
-    )
-    return {**splits, "train": new_train, "unlabelled": unlabelled}
-
-
-def _add_unlabelled(
-    unlabelled: Part, train: Part, positions: np.ndarray, tasks: Sequence[str | None], hidden: np.ndarray
-) -> Part:
-    """Training images at these positions, without their labels, behind the unlabelled ones."""
-    entries = [
-        replace(train.entries[i], task=task, label=None, masks=()) for i, task in zip(positions, tasks, strict=True)
-    ]
-    return Part(
-        np.concatenate([unlabelled.images, train.images[positions]]),
-        np.concatenate([unlabelled.labels, np.full(len(positions), UNKNOWN)]),
-        unlabelled.masks,
-        np.concatenate([unlabelled.mask_rows, np.full(len(positions), -1)]),
-        [*unlabelled.entries, *entries],
-        np.concatenate([unlabelled.hidden_labels, hidden[positions]]),
-    )
-
-
-def _reuse_labelled(splits: dict[str, Part]) -> dict[str, Part]:
-    train = splits["train"]
-    tasks = [
-        None if label and mask else "classification" if label else "segmentation"
-        for label, mask in zip(train.labels != UNKNOWN, train.mask_rows >= 0, strict=True)
-    ]
-    # Their classes are trained on: counting them would flatter the pseudo-labels.
-    hidden = np.full(len(train), UNKNOWN)
-    return {**splits, "unlabelled": _add_unlabelled(splits["unlabelled"], train, np.arange(len(train)), tasks, hidden)}
 
 
 def _streams(splits: Mapping[str, Part], method: str, source: str) -> dict[str, tuple[str, np.ndarray]]:

@@ -31,14 +31,14 @@ class Entry:
 
     image: Path
     file: str
-    label: int | None
-    masks: tuple[Path, ...]
-    mask_values: tuple[int, ...] | None
-    source: str
-    group: str | None
-    task: str | None
-    spacing: tuple[float, float] | None
-    at: str
+    label: int | None = None
+    masks: tuple[Path, ...] = ()
+    mask_values: tuple[int, ...] | None = None
+    source: str = ""
+    group: str | None = None
+    task: str | None = None
+    spacing: tuple[float, float] | None = None
+    at: str = ""
 
     @property
     def tasks(self) -> tuple[str, ...]:

@@ -3,7 +3,6 @@
 import logging
 import os
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +19,8 @@ from .data import ChestData, Part
 from .losses import UNKNOWN
 from .mask_files import read_mask
 from .mask_metrics import mask_scores, summarise
+from .mask_output import read_grid
+from .outcomes import Outcome, all_probabilities, class_probabilities, mask_uncertainty, write_masks
 from .run_report import write_run_report
 from .shipped import ShippedMultiMix, split_output
 from .streams import InOrder, PartSet
@@ -30,21 +31,6 @@ logger = logging.getLogger(__name__)
 SHOWN_CLASS = ("acc", "auc", "macro_f1", "sensitivity", "specificity", "ece", "n")
 SHOWN_MASK = ("dice", "jaccard", "ssim", "average_hausdorff", "hd95", "precision", "recall", "n")
 METRICS_KEYS = {"val": "validation", "test": "test", "cross_domain": "cross_domain"}  # in metrics.json
-
-
-@dataclass
-class Outcome:
-    """What the network says of a section.
-
-    Attributes:
-        logits: N x K of all images, or None.
-        masks: Probabilities of the mask, N x S x S, or None.
-        mask_rows: For every image with a reference mask its figures, by position.
-    """
-
-    logits: torch.Tensor | None
-    masks: torch.Tensor | None
-    mask_rows: dict[int, dict[str, float]] = field(default_factory=dict)
 
 
 class Evaluation:
@@ -116,6 +102,14 @@ class Evaluation:
         ]
         if rows:
             write_csv(self.output_dir / "predictions.csv", rows)
+        if self.write_masks:
+            write_masks(
+                self.output_dir / "masks",
+                {name: parts[name] for name in parts if name != "val"},
+                outcomes,
+                self.preprocess,
+                self.settings["num_workers"],
+            )
         history_path = self.output_dir / "history.csv"
         write_run_report(
             self.output_dir,
@@ -124,8 +118,8 @@ class Evaluation:
             metrics=metrics,
             parts=parts,
             outcomes=outcomes,
-            probabilities=_all_probabilities(outcomes, temperature),
-            raw_probabilities=_all_probabilities(outcomes, 1.0),
+            probabilities=all_probabilities(outcomes, temperature),
+            raw_probabilities=all_probabilities(outcomes, 1.0),
             network=self.network,
             device=self.device,
             history=read_history(history_path) if history_path.is_file() else [],
@@ -183,7 +177,8 @@ class Evaluation:
             probabilities = self.preprocess.restore(probabilities, *reference.shape)
         else:
             reference = part.masks[part.mask_rows[position]] == 1
-        return mask_scores((probabilities > 0.5).numpy(), reference, entry.spacing)
+        spacing = entry.spacing or (read_grid(entry.image).spacing if entry.image.is_file() else None)
+        return mask_scores((probabilities > 0.5).numpy(), reference, spacing)
 
     def _temperature(self, outcome: Outcome, part: Part) -> float:
         if outcome.logits is None:
@@ -312,21 +307,3 @@ class Evaluation:
             Path(os.path.relpath(Path(__file__).parents[1] / "configs" / "inference.json")),
             self.ckpt_path,
         )
-
-
-def class_probabilities(logits: torch.Tensor, temperature: float = 1.0) -> np.ndarray:
-    """Softmax of logits N x K over a calibration's temperature, float64."""
-    return torch.softmax(logits.double() / temperature, dim=1).numpy()
-
-
-def _all_probabilities(outcomes: Mapping[str, Outcome], temperature: float) -> dict[str, np.ndarray]:
-    return {
-        name: class_probabilities(outcome.logits, temperature)
-        for name, outcome in outcomes.items()
-        if outcome.logits is not None
-    }
-
-
-def mask_uncertainty(masks: torch.Tensor) -> np.ndarray:
-    """Mean entropy of a mask's pixels over log 2, of probabilities N x S x S: (N,), 0 certain to 1."""
-    return normalised_entropy(masks[..., None].double(), multi_label=True).mean(dim=(1, 2)).numpy()

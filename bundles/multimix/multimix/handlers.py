@@ -1,5 +1,6 @@
 """Ignite handlers of MultiMix: the terms of the loss over an epoch."""
 
+import math
 import time
 from collections import defaultdict
 from typing import Any
@@ -18,6 +19,9 @@ class LossTerms:
 
     `loss`, the terms of `losses.MultiMixLoss`, `pseudo_label_accuracy` (of the pseudo-labels above the threshold whose
     class is known, where there is any) and `images_per_second`.
+
+    Raises:
+        ValueError: At the end of an epoch whose loss is not finite.
     """
 
     def __init__(self) -> None:
@@ -56,6 +60,11 @@ class LossTerms:
         if ranks > 1:
             dist.all_reduce(sums)
         values = dict(zip(names, sums.tolist(), strict=True))
+        if not math.isfinite(values["loss"]):
+            raise ValueError(
+                f"training diverged: the loss is {values['loss']} in epoch {engine.state.epoch}; try a smaller "
+                "learning_rate"
+            )
         counts = {name: values.pop(name) for name in _COUNTS if name in values}
         engine.state.metrics.update({name: value / (self.steps * ranks) for name, value in values.items()})
         if counts.get("pseudo_label_known"):

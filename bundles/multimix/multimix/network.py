@@ -69,7 +69,8 @@ class ConvBlock(nn.Module):
 
 
 def _normalise_and_activate(features: torch.Tensor, negative_slope: float = NEGATIVE_SLOPE) -> torch.Tensor:
-    return F.leaky_relu(F.instance_norm(features), negative_slope, inplace=True)
+    # InstanceNorm is GroupNorm with one channel a group, whose operator is three times as fast on CPUs.
+    return F.leaky_relu(F.group_norm(features, features.shape[1]), negative_slope, inplace=True)
 
 
 class Encoder(nn.Module):

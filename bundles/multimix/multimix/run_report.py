@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -11,11 +11,9 @@ from . import _figures, _history_figures, _report, mask_figures
 from ._common import Settings
 from ._predictions import decision_confidence
 from .data import ChestData, Part
+from .outcomes import Outcome
 from .shipped import ShippedMultiMix
 from .transforms import to_input
-
-if TYPE_CHECKING:
-    from .evaluation import Outcome
 
 NUM_SHOWN = 8
 _NAMES = {
@@ -51,14 +49,14 @@ _MASK_LABELS = {
     "num_undefined_distances": "images without a distance",
     "n": "images",
 }
-_LOSSES = {
+LOSSES = {
     "train_loss": "total",
     "train_class_loss": "cross-entropy",
     "train_pseudo_label_loss": "pseudo-labels",
     "train_mask_loss": "Dice loss",
     "train_kl_loss": "KL",
 }
-_METRICS = {"val_score": "score", "val_acc": "accuracy", "val_auc": "AUC", "val_dice": "Dice"}
+METRICS = {"val_score": "score", "val_acc": "accuracy", "val_auc": "AUC", "val_dice": "Dice"}
 
 
 def write_run_report(
@@ -68,7 +66,7 @@ def write_run_report(
     settings: Settings,
     metrics: Mapping[str, Any],
     parts: Mapping[str, Part],
-    outcomes: Mapping[str, "Outcome"],
+    outcomes: Mapping[str, Outcome],
     probabilities: Mapping[str, np.ndarray],
     raw_probabilities: Mapping[str, np.ndarray],
     network: ShippedMultiMix,
@@ -140,9 +138,9 @@ def _data_section(data: ChestData) -> str:
 
 def _training_section(folder: Path, history: list[dict[str, float]], metrics: Mapping[str, Any]) -> str:
     path = folder / "history.png"
-    known = {key: label for key, label in _METRICS.items() if any(np.isfinite(row.get(key, np.nan)) for row in history)}
+    known = {key: label for key, label in METRICS.items() if any(np.isfinite(row.get(key, np.nan)) for row in history)}
     _history_figures.save_history(
-        path, history=history, losses=_LOSSES, metrics=known, best_epoch=metrics["chosen_epoch"]
+        path, history=history, losses=LOSSES, metrics=known, best_epoch=metrics["chosen_epoch"]
     )
     blocks = [_report.figure(path, "Losses (without their weights) and validation figures by epoch")]
     if "train_pseudo_label_share" in history[-1]:
@@ -152,7 +150,7 @@ def _training_section(folder: Path, history: list[dict[str, float]], metrics: Ma
     return _report.section("Training", *blocks)
 
 
-def _mask_section(folder: Path, parts: Mapping[str, Part], outcomes: Mapping[str, "Outcome"]) -> str:
+def _mask_section(folder: Path, parts: Mapping[str, Part], outcomes: Mapping[str, Outcome]) -> str:
     scores: dict[str, list[float]] = {}
     for name, part in parts.items():
         for position, row in outcomes[name].mask_rows.items():
@@ -171,7 +169,7 @@ def _mask_section(folder: Path, parts: Mapping[str, Part], outcomes: Mapping[str
     return _report.section("Masks", *blocks)
 
 
-def _save_boundaries(path: Path, part: Part, outcome: "Outcome") -> None:
+def _save_boundaries(path: Path, part: Part, outcome: Outcome) -> None:
     """Half of the images shown are the worst, the others spread over the rest."""
     assert outcome.masks is not None
     order = sorted(outcome.mask_rows, key=lambda position: outcome.mask_rows[position]["dice"])

@@ -28,7 +28,8 @@ def saliency_map(scores: Callable[[torch.Tensor], torch.Tensor], image: torch.Te
         torch.enable_grad(),
         torch.autocast(image.device.type, enabled=False),
     ):
-        variable = image.detach().clone().float().requires_grad_()
+        precision = torch.promote_types(image.dtype, torch.float32)
+        variable = image.detach().clone().to(precision).requires_grad_()
         logits = scores(variable)
         winning = logits.gather(1, logits.argmax(dim=1, keepdim=True))
         # The sum of the scores has each image's own gradient: the images do not mix.
@@ -71,7 +72,7 @@ def encode_with_saliency(
         centred = hidden - hidden.mean(dim=(2, 3), keepdim=True)
         scales.append(torch.rsqrt(centred.square().mean(dim=(2, 3), keepdim=True) + epsilon))
         # The network's own operator: rounded otherwise, the maxima in flat regions would be others.
-        hidden = F.instance_norm(hidden, eps=epsilon)
+        hidden = F.group_norm(hidden, hidden.shape[1], eps=epsilon)
         normalised.append(hidden)
         hidden = F.leaky_relu(hidden, negative_slope)
         if index % 2 == 1:

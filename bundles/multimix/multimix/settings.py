@@ -1,6 +1,7 @@
 """The settings of the multimix bundle: what each may be, and which have an effect with which method."""
 
-from ._common import Settings, SettingsError, read_settings
+from ._common import Settings, SettingsError, calling_parser, read_settings
+from ._label_files import handed_over, read_changes_of_consumers
 from ._rules import DEVICE, FLAG, OPTIONAL_TEXT, TEXT, check_values, number, one_of, whole
 from .augment import AUGMENTATIONS
 from .network import METHODS, check_image_size
@@ -81,6 +82,7 @@ def training_settings(bundle_root: str) -> Settings:
     Raises:
         SettingsError: Naming the settings at fault.
     """
+    _adapt_to_masks_alone()
     settings = read_settings(bundle_root, "train.json")
     check_values(settings, _COMMON | _TRAINING)
     method, schedule = settings["method"], settings["lr_schedule"]
@@ -109,7 +111,18 @@ def training_settings(bundle_root: str) -> Settings:
         problems.append(str(error))
     if problems:
         raise SettingsError("; ".join(problems))
+    read_changes_of_consumers(settings)
     return settings
+
+
+def _adapt_to_masks_alone() -> None:
+    # MONAI Label hands over images with masks and knows no classes: of the methods only the U-Net can learn from that.
+    parser = calling_parser()
+    if parser is None or handed_over() is None:
+        return
+    parser.config["method"] = "unet"  # type: ignore[index]
+    parser.ref_resolver.items["method"].update_config("unet")
+    parser.ref_resolver.resolved_content["method"] = "unet"
 
 
 def inference_settings(bundle_root: str) -> Settings:

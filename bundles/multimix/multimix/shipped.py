@@ -36,7 +36,7 @@ class ShippedMultiMix(MultiMixNet):
             return self.encoder(image, False), image.new_zeros(image.shape[0], 0), torch.zeros_like(image)
         kernels: list[torch.Tensor] = []
         for block in self.encoder.blocks:
-            kernels += [block.conv1.weight, block.conv2.weight]
+            kernels += [block.conv1.weight, block.conv2.weight]  # type: ignore
         return encode_with_saliency(image, kernels, self.branch.linear.weight, self.branch.linear.bias)
 
 

@@ -1,6 +1,7 @@
 """The streams that a step of training draws from: which images, in which order, and their pixels."""
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -89,11 +90,15 @@ class StreamSet(Dataset):
     `mask_labelled`), `label` (int64 (B,), of `class_labelled`) and `hidden_label` (of `class_unlabelled`).
 
     Args:
-        data: The data set.
+        data: The data set; or the list that a program such as MONAI Label puts in its place.
+        loaded: The data set, which has that list's images.
     """
 
-    def __init__(self, data: ChestData) -> None:
-        self.streams = {name: (data.splits[section], positions) for name, (section, positions) in data.streams.items()}
+    def __init__(self, data: ChestData | Sequence[Any], loaded: ChestData) -> None:
+        self.data = data
+        self.streams = {
+            name: (loaded.splits[section], positions) for name, (section, positions) in loaded.streams.items()
+        }
 
     @property
     def lengths(self) -> dict[str, int]:
@@ -125,10 +130,17 @@ class PartSet(Dataset):
     `UNKNOWN_MASK` everywhere.
 
     Args:
-        part: The section.
+        data: The section; or the list that a program such as MONAI Label puts in its place.
+        loaded: The section, which has that list's images, if it is such a list.
     """
 
-    def __init__(self, part: Part) -> None:
+    def __init__(self, data: Part | Sequence[Any], loaded: Part | None = None) -> None:
+        self.data = data
+        part = data if isinstance(data, Part) else loaded
+        if part is None:
+            raise TypeError(
+                f"data is a {type(data).__name__}: expected a section of a data set, or a list and `loaded`"
+            )
         self.part = part
 
     def __len__(self) -> int:

@@ -98,8 +98,9 @@ class ValidationScore(CumulativeIterationMetric):
 def _known(predictions: torch.Tensor, targets: torch.Tensor) -> tuple[float, torch.Tensor, torch.Tensor]:
     """Mean Dice (NaN without a mask), and probabilities and classes of the images with a class."""
     masked = targets[:, 0] != UNKNOWN
-    both, alone = predictions[masked, 0], predictions[masked, 1]
-    dice = float((2 * both / (alone + targets[masked, 0])).mean()) if masked.any() else math.nan
+    both, either = predictions[masked, 0], predictions[masked, 1] + targets[masked, 0]
+    # Two empty masks agree.
+    dice = float(torch.where(either > 0, 2 * both / either, 1.0).mean()) if masked.any() else math.nan
     probabilities = predictions[:, 2:]
     labelled = (targets[:, 1] != UNKNOWN) if probabilities.shape[1] else torch.zeros(len(targets), dtype=torch.bool)
     return dice, probabilities[labelled], targets[labelled, 1].long()

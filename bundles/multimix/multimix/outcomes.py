@@ -1,0 +1,76 @@
+"""What the network says of a section of a data set: logits, masks, their figures; and the masks as files."""
+
+import shutil
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from ._images import read_image
+from ._predictions import normalised_entropy
+from .data import Part
+from .datalist_entries import Entry
+from .mask_output import FileGrid, mask_names, read_grid, write_mask
+from .transforms import Preprocess
+
+
+@dataclass
+class Outcome:
+    """What the network says of a section.
+
+    Attributes:
+        logits: N x K of all images, or None.
+        masks: Probabilities of the mask, N x S x S, or None.
+        mask_rows: For every image with a reference mask its figures, by position.
+    """
+
+    logits: torch.Tensor | None
+    masks: torch.Tensor | None
+    mask_rows: dict[int, dict[str, float]] = field(default_factory=dict)
+
+
+def class_probabilities(logits: torch.Tensor, temperature: float = 1.0) -> np.ndarray:
+    """Softmax of logits N x K over a calibration's temperature, float64."""
+    return torch.softmax(logits.double() / temperature, dim=1).numpy()
+
+
+def all_probabilities(outcomes: Mapping[str, Outcome], temperature: float) -> dict[str, np.ndarray]:
+    """`class_probabilities` of each section, by name; none without a classifier."""
+    return {
+        name: class_probabilities(outcome.logits, temperature)
+        for name, outcome in outcomes.items()
+        if outcome.logits is not None
+    }
+
+
+def mask_uncertainty(masks: torch.Tensor) -> np.ndarray:
+    """Mean entropy of a mask's pixels over log 2, of probabilities N x S x S: (N,), 0 certain to 1."""
+    return normalised_entropy(masks[..., None].double(), multi_label=True).mean(dim=(1, 2)).numpy()
+
+
+def write_masks(
+    folder: Path, parts: Mapping[str, Part], outcomes: Mapping[str, Outcome], preprocess: Preprocess, num_workers: int
+) -> None:
+    """Write the predicted masks of sections at the size of the pictures; those of an earlier evaluation are removed."""
+    shutil.rmtree(folder, ignore_errors=True)
+    names = mask_names([entry.file for part in parts.values() for entry in part.entries])
+    with ThreadPoolExecutor(max(num_workers, 1)) as pool:
+        jobs = [
+            pool.submit(_write_mask, entry, masks[position], preprocess, folder / names[entry.file])
+            for name, part in parts.items()
+            if (masks := outcomes[name].masks) is not None
+            for position, entry in enumerate(part.entries)
+        ]
+        for job in jobs:
+            job.result()
+
+
+def _write_mask(entry: Entry, probabilities: torch.Tensor, preprocess: Preprocess, path: Path) -> None:
+    grid = FileGrid(np.eye(4))
+    if entry.image.is_file():
+        height, width = read_image(entry.image, channels=1).shape[:2]
+        probabilities, grid = preprocess.restore(probabilities, height, width), read_grid(entry.image)
+    write_mask(path, (probabilities > 0.5).numpy(), grid)

@@ -1,0 +1,74 @@
+"""One section of a data set in memory: pictures and masks as uint8 at the network's size."""
+
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+
+from ._images import ImageError, read_image
+from .datalist_entries import Entry
+from .losses import UNKNOWN
+from .mask_files import MaskError, read_mask
+from .transforms import Preprocess
+
+
+@dataclass(frozen=True)
+class Part:
+    """One section of a data set.
+
+    Attributes:
+        images: uint8 N x S x S, as `transforms.Preprocess` makes them.
+        labels: int64 (N,), `losses.UNKNOWN` where an image has none.
+        masks: uint8 M x S x S of 0 and 1, of the images that have one.
+        mask_rows: int64 (N,), the image's position in `masks`, or -1.
+        entries: Where each image comes from.
+        hidden_labels: int64 (N,): of unlabelled images, the class that the label budget took away, or `UNKNOWN`. Only
+            counted, never trained on.
+    """
+
+    images: np.ndarray
+    labels: np.ndarray
+    masks: np.ndarray
+    mask_rows: np.ndarray
+    entries: list[Entry]
+    hidden_labels: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    @property
+    def labelled(self) -> np.ndarray:
+        """Positions of the images with a class."""
+        return np.flatnonzero(self.labels != UNKNOWN)
+
+    @property
+    def masked(self) -> np.ndarray:
+        """Positions of the images with a mask."""
+        return np.flatnonzero(self.mask_rows >= 0)
+
+
+def read_part(entries: list[Entry], preprocess: Preprocess, num_workers: int, problems: list[str]) -> Part:
+    """Read the pictures and masks of entries in threads; what is wrong with any of them is added to `problems`."""
+    size = preprocess.image_size
+    images = np.zeros((len(entries), size, size), dtype=np.uint8)
+    mask_rows = np.full(len(entries), -1, dtype=np.int64)
+    masked = [i for i, entry in enumerate(entries) if entry.masks]
+    mask_rows[masked] = np.arange(len(masked))
+    masks = np.zeros((len(masked), size, size), dtype=np.uint8)
+
+    def read(index: int) -> str | None:
+        entry = entries[index]
+        try:
+            picture = read_image(entry.image, channels=1)[..., 0]
+            images[index] = preprocess(picture)
+            if entry.masks:
+                mask = read_mask(entry.masks, entry.mask_values, (picture.shape[0], picture.shape[1]))
+                masks[mask_rows[index]] = preprocess.mask(mask)
+        except (ImageError, MaskError) as error:
+            return f"{entry.at}: {error}"
+        return None
+
+    with ThreadPoolExecutor(max(num_workers, 1)) as pool:
+        problems += [text for text in pool.map(read, range(len(entries))) if text is not None]
+    labels = np.array([UNKNOWN if e.label is None else e.label for e in entries], dtype=np.int64)
+    return Part(images, labels, masks, mask_rows, entries, np.full(len(entries), UNKNOWN))

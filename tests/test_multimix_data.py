@@ -1,0 +1,333 @@
+"""Data sets: label budgets, streams of each method, the demo, and lists of pictures of any size."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from multimix._common import SettingsError
+from multimix.data import load_data
+from multimix.losses import UNKNOWN
+from multimix.network import METHODS
+from multimix.transforms import Preprocess
+
+COUNTS = {"train": 40, "val": 10, "test": 8, "cross_domain": 6}
+STREAMS_OF = {
+    "unet": ["mask_labelled"],
+    "enc": ["class_labelled"],
+    "encssl": ["class_labelled", "class_unlabelled"],
+    "umtl": ["mask_labelled", "class_labelled"],
+    "umtls": ["mask_labelled", "class_labelled"],
+    "umtls_ssl": ["mask_labelled", "class_labelled", "class_unlabelled"],
+    "multimix": ["mask_labelled", "class_labelled", "mask_unlabelled", "class_unlabelled"],
+}
+
+
+def demo(method="multimix", *, class_labels=12, mask_labels=9, counts=COUNTS, **options):
+    return load_data(
+        "demo",
+        method=method,
+        preprocess=Preprocess(image_size=32),
+        class_labels=class_labels,
+        mask_labels=mask_labels,
+        demo_counts=counts,
+        **options,
+    )
+
+
+def keys(images):
+    return [image.tobytes() for image in images]
+
+
+def hidden_classes(data):
+    """Class that the budget took away, by the picture."""
+    part = data.splits["unlabelled"]
+    return dict(zip(keys(part.images), part.hidden_labels.tolist(), strict=True))
+
+
+# Budgets and streams
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_streams_of_each_method(method):
+    data = demo(method)
+    assert list(data.streams) == STREAMS_OF[method]
+    lengths = {name: len(positions) for name, (_, positions) in data.streams.items()}
+    expected = {"mask_labelled": 9, "class_labelled": 12, "mask_unlabelled": 31, "class_unlabelled": 28}
+    assert lengths == {name: expected[name] for name in lengths}
+    for name, (section, positions) in data.streams.items():
+        assert section == ("unlabelled" if name.endswith("unlabelled") else "train")
+        assert len(set(positions.tolist())) == len(positions)
+
+
+def test_budgets_move_images_without_their_labels():
+    whole, data = demo("umtl", class_labels=None, mask_labels=None), demo()
+    all_images = whole.splits["train"]
+    labels = dict(zip(keys(all_images.images), all_images.labels.tolist(), strict=True))
+    train, unlabelled = data.splits["train"], data.splits["unlabelled"]
+    assert len(labels) == len(all_images) == 40
+    assert (len(train.labelled), len(train.masked)) == (12, 9)
+    labelled = set(keys(train.images[train.labelled]))
+    masked = set(keys(train.images[train.masked]))
+    assert set(keys(train.images)) == labelled | masked
+    tasks = {key: entry.tasks for key, entry in zip(keys(unlabelled.images), unlabelled.entries, strict=True)}
+    for key in labels:
+        assert ("classification" in tasks.get(key, ())) == (key not in labelled)
+        assert ("segmentation" in tasks.get(key, ())) == (key not in masked)
+    # Stratified; what was taken away is kept for counting, and nowhere else.
+    assert np.bincount(train.labels[train.labelled]).tolist() == [6, 6]
+    assert (unlabelled.labels == UNKNOWN).all() and (unlabelled.mask_rows == -1).all()
+    assert all(entry.label is None and not entry.masks for entry in unlabelled.entries)
+    for key, hidden in hidden_classes(data).items():
+        assert hidden == (UNKNOWN if key in labelled else labels[key])
+    assert (train.hidden_labels == UNKNOWN).all()
+    # Masks are still those of their images.
+    masks = dict(zip(keys(all_images.images), all_images.masks[all_images.mask_rows], strict=True))
+    for row in train.masked:
+        assert np.array_equal(train.masks[train.mask_rows[row]], masks[train.images[row].tobytes()])
+    for name in ("val", "test", "cross_domain"):
+        assert np.array_equal(data.splits[name].labels, whole.splits[name].labels)
+
+
+def test_budgets_are_nested_and_decided_by_the_seed():
+    def labelled(number, seed=0):
+        part = demo("enc", class_labels=number, mask_labels=None, seed=seed).splits["train"]
+        return set(keys(part.images[part.labelled]))
+
+    few, more = labelled(6), labelled(20)
+    assert len(few) == 6 and len(more) == 20 and few < more
+    assert labelled(6) == few != labelled(6, seed=1)
+
+
+@pytest.mark.parametrize("budget", [{"class_labels": 1}, {"class_labels": 41}, {"mask_labels": 0}, {"mask_labels": 41}])
+def test_budgets_that_cannot_be(budget):
+    ((name, value),) = budget.items()
+    least = 2 if name == "class_labels" else 1
+    with pytest.raises(SettingsError, match=f"{name}={value}: expected {least} to 40"):
+        demo(**budget)
+
+
+def test_labelled_images_may_serve_as_unlabelled_too():
+    data = demo(class_labels=None, mask_labels=None, reuse_labelled=True)
+    assert {name: len(positions) for name, (_, positions) in data.streams.items()} == dict.fromkeys(data.streams, 40)
+    assert set(hidden_classes(data).values()) == {UNKNOWN}
+    data = demo(reuse_labelled=True)
+    lengths = {name: len(positions) for name, (_, positions) in data.streams.items()}
+    assert lengths == {"mask_labelled": 9, "class_labelled": 12, "mask_unlabelled": 40, "class_unlabelled": 40}
+
+
+@pytest.mark.parametrize(
+    ("method", "missing", "options"),
+    [
+        ("multimix", "unlabelled images for classification", {"class_labels": None}),
+        ("multimix", "unlabelled images for segmentation", {"mask_labels": None}),
+        ("encssl", "unlabelled images for classification", {"class_labels": None}),
+    ],
+)
+def test_missing_streams_are_an_error_that_names_the_methods_that_fit(method, missing, options):
+    with pytest.raises(SettingsError, match=rf"method='{method}' cannot be trained") as caught:
+        demo(method, **options)
+    message = str(caught.value)
+    assert f"there are no {missing}" in message and "reuse_labelled=true" in message
+    fitting = message.split("Methods that fit these data: ")[1].split(";")[0].split(", ")
+    for name in METHODS:
+        if name in fitting:
+            demo(name, **options)
+        else:
+            with pytest.raises(SettingsError):
+                demo(name, **options)
+
+
+# The demo
+
+
+def test_demo_sections_differ_and_only_training_depends_on_the_seed():
+    first, second = demo(), demo(seed=1)
+    seen = [
+        key for name in COUNTS for key in keys(demo("umtl", class_labels=None, mask_labels=None).splits[name].images)
+    ]
+    assert len(set(seen)) == len(seen) == sum(COUNTS.values())
+    for name in ("val", "test", "cross_domain"):
+        assert np.array_equal(first.splits[name].images, second.splits[name].images)
+    assert not set(keys(first.splits["train"].images)) & set(keys(second.splits["train"].images))
+
+
+@pytest.mark.parametrize("seed", [1000, 2000, 3000])
+def test_no_seed_trains_on_the_test(seed):
+    data = demo(seed=seed)
+    train = set(keys(data.splits["train"].images)) | set(keys(data.splits["unlabelled"].images))
+    assert not train & {key for name in ("val", "test", "cross_domain") for key in keys(data.splits[name].images)}
+
+
+def test_fingerprint_is_of_pixels_labels_and_streams():
+    prints = {
+        "same": demo().fingerprint(),
+        "seed": demo(seed=1).fingerprint(),
+        "budget": demo(class_labels=14).fingerprint(),
+        "method": demo("umtls_ssl").fingerprint(),
+        "reuse": demo(reuse_labelled=True).fingerprint(),
+    }
+    for change in ("images", "masks", "labels"):
+        data = demo()
+        array = getattr(data.splits["train"], change)
+        array[-1] = array[-1] + 1 if change == "labels" else 1 - array[-1]
+        prints[change] = data.fingerprint()
+    assert demo().fingerprint() == prints["same"]
+    assert len(set(prints.values())) == len(prints)
+
+
+def test_counts_and_remarks():
+    data = demo()
+    rows = {row[""]: row for row in data.counts()}
+    assert rows["clear"]["train"] == rows["opacity"]["train"] == 6
+    assert rows["with a mask"]["train"] == 9 and rows["with a mask"]["val"] == 10
+    assert rows["images"]["test"] == 8 and rows["images"]["unlabelled"] == len(data.splits["unlabelled"])
+    assert "mask_unlabelled 31" in data.remarks()[0]
+
+
+@pytest.mark.parametrize(
+    ("setting", "expected"), [("none", None), ("balanced", [0.75, 1.5]), ([1, 4], [1.0, 4.0])], ids=str
+)
+def test_class_weights(setting, expected, tmp_path):
+    data = listed(tmp_path, labels=[0, 0, 1, 0, 0, 1], method="enc")
+    assert data.class_weights(setting) == (None if expected is None else pytest.approx(expected))
+
+
+@pytest.mark.parametrize("setting", [[1.0], [1.0, 0.0], [1.0, float("inf")], [1.0, -1.0]])
+def test_class_weights_that_do_not_fit(setting):
+    with pytest.raises(SettingsError, match="class_weights"):
+        demo().class_weights(setting)
+
+
+# Lists
+
+
+def write_pictures(folder: Path, shapes=((30, 40), (40, 30), (24, 24))) -> None:
+    """Pictures i0.png to i11.png of dark grey with a bright square, and masks m0.png to m11.png of the square."""
+    folder.mkdir(exist_ok=True)
+    for index in range(12):
+        height, width = shapes[index % len(shapes)]
+        picture = np.full((height, width), 20 + index, dtype=np.uint8)
+        mask = np.zeros((height, width), dtype=np.uint8)
+        mask[4 : height // 2, 6 : width // 2] = 255
+        picture[mask > 0] = 200
+        Image.fromarray(picture).save(folder / f"i{index}.png")
+        Image.fromarray(mask).save(folder / f"m{index}.png")
+
+
+def listed(tmp_path, labels=(0, 1, 0, 1, 0, 1), val_labels=(0, 1), method="umtl", change=None, **options):
+    folder = tmp_path / "data"
+    write_pictures(folder)
+    content = {
+        "labels": ["NORMAL", "PNEUMONIA"],
+        "training": [{"image": f"i{i}.png", "mask": f"m{i}.png", "label": label} for i, label in enumerate(labels)],
+        "validation": [
+            {"image": f"i{6 + i}.png", "mask": f"m{6 + i}.png", "label": v} for i, v in enumerate(val_labels)
+        ],
+        "test": [{"image": "i9.png", "mask": "m9.png"}],
+        "unlabelled": [{"image": "i10.png", "task": "segmentation"}],
+    }
+    if change:
+        change(folder, content)
+    path = tmp_path / "list.json"
+    path.write_text(json.dumps(content))
+    options = {"preprocess": Preprocess(image_size=64), "dataset_dir": str(folder), **options}
+    return load_data("datalist", datalist=str(path), method=method, **options)
+
+
+@pytest.mark.parametrize("num_workers", [0, 3])
+def test_pictures_of_any_shape_keep_their_aspect_with_their_masks(num_workers, tmp_path):
+    data = listed(tmp_path, num_workers=num_workers)
+    assert (data.name, data.classes) == ("list", ["NORMAL", "PNEUMONIA"])
+    part = data.splits["train"]
+    assert part.images.shape == part.masks.shape == (6, 64, 64) and part.images.dtype == np.uint8
+    assert part.labels.tolist() == [0, 1, 0, 1, 0, 1] and part.mask_rows.tolist() == list(range(6))
+    assert set(np.unique(part.masks)) == {0, 1}
+    for row, entry in enumerate(part.entries):
+        assert entry.file == f"i{row}.png"
+        image, mask = part.images[row], part.masks[row]
+        # The bright square and its mask are at the same place.
+        assert ((image > 110) != (mask == 1)).mean() < 0.02
+        height, width = ((30, 40), (40, 30), (24, 24))[row % 3]
+        side = max(height, width)
+        rows = (np.array([4, height // 2]) + (side - height) // 2) * 64 / side
+        columns = (np.array([6, width // 2]) + (side - width) // 2) * 64 / side
+        inside = np.argwhere(mask)
+        assert np.abs(inside.min(0) - [rows[0], columns[0]]).max() <= 1
+        assert np.abs(inside.max(0) + 1 - [rows[1], columns[1]]).max() <= 1
+        margin = 64 * ((side - height) // 2) // side
+        assert (image[: max(margin - 1, 0)] == 0).all() and image[32].max() > 0
+    assert data.splits["test"].labels.tolist() == [UNKNOWN]
+
+
+def test_pictures_may_be_squeezed_instead(tmp_path):
+    part = listed(tmp_path, preprocess=Preprocess(image_size=64, keep_aspect=False)).splits["train"]
+    assert part.images.min() > 10
+    inside = np.argwhere(part.masks[0])
+    expected = np.array([[4 / 30, 6 / 40], [15 / 30, 20 / 40]]) * 64
+    assert np.abs(inside.min(0) - expected[0]).max() <= 1 and np.abs(inside.max(0) + 1 - expected[1]).max() <= 1
+
+
+def test_files_that_cannot_be_read_are_reported_together(tmp_path):
+    def spoil(folder, content):
+        (folder / "i1.png").write_bytes(b"no picture")
+        Image.fromarray(np.zeros((5, 5), np.uint8)).save(folder / "m2.png")
+        (folder / "i7.png").write_bytes((folder / "i7.png").read_bytes()[:60])
+
+    with pytest.raises(ValueError) as caught:
+        listed(tmp_path, change=spoil)
+    message = str(caught.value)
+    assert "3 " in message
+    for expected in ("training[1]", "i1.png", "training[2]", "m2.png", "validation[1]", "i7.png"):
+        assert expected in message
+
+
+@pytest.mark.parametrize("method", ["enc", "umtl", "unet"])
+def test_a_class_that_is_absent(method, tmp_path):
+    if method == "unet":
+        assert listed(tmp_path, val_labels=[0, 0], method=method).streams
+        return
+    with pytest.raises(ValueError, match=r"class 'PNEUMONIA' has no image in val"):
+        listed(tmp_path, val_labels=[0, 0], method=method)
+    with pytest.raises(ValueError, match=r"class 'NORMAL' has no image in train"):
+        listed(tmp_path, labels=[1] * 6, method=method)
+
+
+def test_a_list_without_classes_fits_the_unet_alone(tmp_path):
+    def strip(folder, content):
+        del content["labels"]
+        for section in ("training", "validation"):
+            for entry in content[section]:
+                del entry["label"]
+
+    assert list(listed(tmp_path, method="unet", change=strip).streams) == ["mask_labelled"]
+    with pytest.raises(SettingsError, match=r"Methods that fit these data: unet;"):
+        listed(tmp_path, method="umtl", change=strip)
+
+
+def test_unlabelled_images_serve_their_task(tmp_path):
+    with pytest.raises(SettingsError, match="there are no unlabelled images for classification"):
+        listed(tmp_path, method="multimix")
+    streams = listed(tmp_path, method="multimix", class_labels=4).streams
+    assert {name: len(positions) for name, (_, positions) in streams.items()} == {
+        "mask_labelled": 6,
+        "class_labelled": 4,
+        "mask_unlabelled": 1,
+        "class_unlabelled": 2,
+    }
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"dataset": "kermany"}, r"dataset='kermany': expected 'demo', 'datalist', or the path"),
+        ({"dataset": "datalist"}, r"needs datalist"),
+        ({"dataset": "demo", "datalist": "x.json"}, r"datalist='x.json' is only read with"),
+        ({"dataset": "x.json", "dataset_dir": "nowhere"}, r"dataset_dir='nowhere': no such folder"),
+    ],
+)
+def test_wrong_settings_are_refused(arguments, message):
+    with pytest.raises(SettingsError, match=message):
+        load_data(method="umtl", preprocess=Preprocess(image_size=32), **arguments)
