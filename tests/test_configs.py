@@ -84,8 +84,10 @@ def test_released_weights_are_what_their_description_says(bundle):
     assert info["sha256"] == digest
     assert digest in (bundle / "models" / "README.md").read_text()
     outputs = _read(bundle, "metadata")["network_data_format"]["outputs"]["pred"]
-    assert list(outputs["channel_def"].values()) == info["classes"]
-    assert outputs["num_channels"] == len(info["classes"])
+    # A network that also segments has the mask's channels before those of the classes.
+    mask = ["background", "lung"] if outputs["format"] == "segmentation" else []
+    assert list(outputs["channel_def"].values()) == [*mask, *info["classes"]]
+    assert outputs["num_channels"] == len(outputs["channel_def"])
     assert (
         _read(bundle, "metadata")["network_data_format"]["inputs"]["image"]["spatial_shape"] == [info["image_size"]] * 2
     )

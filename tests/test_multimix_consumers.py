@@ -89,7 +89,7 @@ def test_torchscript_computes_the_same_and_carries_config_and_metadata(tmp_path,
     image = torch.rand(2, 1, SIZE, SIZE)
     with torch.no_grad():
         torch.testing.assert_close(network(image), _eager(root)(image), rtol=0, atol=1e-5)
-    assert metadata["network_data_format"]["outputs"]["pred"]["num_channels"] == 3
+    assert metadata["network_data_format"]["outputs"]["pred"]["num_channels"] == 4
     assert "preprocessing" in json.loads(extra["inference.json"])
 
 
@@ -153,7 +153,12 @@ def test_metadata_pass_monais_checks(bundle, tmp_path):
         )
     metadata = json.loads((BUNDLE / "configs" / "metadata.json").read_text())
     assert "not for diagnosis" in metadata["intended_use"]
-    assert list(metadata["network_data_format"]["outputs"]["pred"]["channel_def"].values()) == ["lung", *CLASSES]
+    channels = metadata["network_data_format"]["outputs"]["pred"]["channel_def"]
+    assert list(channels.values()) == ["background", "lung", *CLASSES]
+        "background",
+        "lung",
+        *CLASSES,
+    ]
 
 
 def _served(root: Path, path: Path) -> dict[str, Any]:

@@ -195,15 +195,15 @@ def test_outline_is_the_border_of_the_mask_and_nothing_else():
 
 
 def test_uncertainty_is_the_entropy_of_the_classes_or_of_the_pixels():
-    pred = torch.zeros(2, 3, 4, 4)
-    pred[0, 1] = 2.0
-    pred[1, 0] = 1.5
+    pred = torch.zeros(2, 4, 4, 4)
+    pred[0, 2] = 2.0
+    pred[1, 1] = 1.5
     result = interpret(pred, "multimix", temperature=2.0)
     p = 1 / (1 + np.exp(-1.0))
     np.testing.assert_allclose(result.probabilities, [[p, 1 - p], [0.5, 0.5]], rtol=1e-6)
     np.testing.assert_allclose(result.uncertainty, [-(p * np.log2(p) + (1 - p) * np.log2(1 - p)), 1], rtol=1e-6)
     p = 1 / (1 + np.exp(-1.5))
-    masks = interpret(pred[:, :1], "unet", temperature=1.0).uncertainty
+    masks = interpret(pred[:, :2], "unet", temperature=1.0).uncertainty
     np.testing.assert_allclose(masks, [1, -(p * np.log2(p) + (1 - p) * np.log2(1 - p))], rtol=1e-6)
     with pytest.raises(ValueError, match="not finite"):
         interpret(pred * torch.nan, "multimix", temperature=1.0)
@@ -255,7 +255,7 @@ def test_a_folder_of_all_kinds(pictures, tmp_path):
         picture = read_image(pictures / file, channels=1)[..., 0]
         with torch.no_grad():
             pred = network(torch.from_numpy(preprocess(picture))[None, None].float() / 255)[0]
-        expected = preprocess.restore(torch.sigmoid(pred[0]), *picture.shape).numpy() > 0.5
+        expected = preprocess.restore(torch.sigmoid(pred[1]), *picture.shape).numpy() > 0.5
         found = _mask(tmp_path / "out" / name)
         assert found.dtype == np.uint8 and set(np.unique(found)) <= ({0, 255} if name.endswith("png") else {0, 1})
         if file == "d.dcm":
@@ -265,7 +265,7 @@ def test_a_folder_of_all_kinds(pictures, tmp_path):
             found = found[::-1, :, 0].T
         assert np.array_equal(found > 0, expected), file
         row = by_file[file]
-        assert float(row["p_PNEUMONIA"]) == pytest.approx(float(pred[1:, 0, 0].softmax(0)[1]), abs=2e-6)
+        assert float(row["p_PNEUMONIA"]) == pytest.approx(float(pred[2:, 0, 0].softmax(0)[1]), abs=2e-6)
         assert float(row["lung_area_px"]) == expected.sum() and row["error"] == ""
         pixel = {"d.dcm": 0.02, "n.nii.gz": 0.25}.get(file)
         assert row["lung_area_mm2"] == "" or float(row["lung_area_mm2"]) == pytest.approx(expected.sum() * pixel)

@@ -202,11 +202,12 @@ def test_shipped_output_is_the_trained_networks(method, tmp_path):
     assert (mask_logits is not None, logits is not None) == (segments, classifies)
     if segments:
         torch.testing.assert_close(mask_logits, expected["mask_logits"], rtol=1e-4, atol=1e-4)
-        assert pred.shape == (3, 1 + 3 * classifies, SIZE, SIZE)
+        assert pred.shape == (3, 2 + 3 * classifies, SIZE, SIZE)
+        torch.testing.assert_close(pred[:, :2].softmax(dim=1)[:, 1:], torch.sigmoid(mask_logits))
     if classifies:
         torch.testing.assert_close(logits, expected["logits"], rtol=1e-4, atol=1e-5)
     if segments and classifies:
-        assert torch.equal(pred[:, 1:], logits[:, :, None, None].expand(3, 3, SIZE, SIZE))
+        assert torch.equal(pred[:, 2:], logits[:, :, None, None].expand(3, 3, SIZE, SIZE))
 
 
 def test_no_first_weights_leave_the_network_alone():

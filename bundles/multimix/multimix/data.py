@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from ._common import SettingsError
+from ._common import SettingsError, read_json
 from ._image_files import UnreadableError
 from ._label_files import handed_over
 from .budget import apply_budgets, reuse_labelled_images
@@ -38,6 +38,7 @@ class ChestData:
         streams: For each stream of training (`streams.STREAMS`) the section and the positions in it.
         source: Where the data come from, for people.
         notes: Remarks for people.
+        masks_alone: Whether another program has handed over images with masks, and nothing to learn classes from.
     """
 
     name: str
@@ -47,6 +48,7 @@ class ChestData:
     source: str
     notes: list[str] = field(default_factory=list)
     task: str = "classification and segmentation"
+    masks_alone: bool = False
 
     def counts(self) -> list[dict[str, Any]]:
         """Images by class and with masks (rows) and section (columns), then the length of each stream."""
@@ -110,6 +112,7 @@ def load_data(
     seed: int = 0,
     num_workers: int = 0,
     demo_counts: Mapping[str, int] | None = None,
+    released: str | None = None,
 ) -> ChestData:
     """Load a data set, check it as a whole, and divide it into the streams that the method draws from.
 
@@ -125,13 +128,16 @@ def load_data(
         seed: Of the budgets and the demo.
         num_workers: Threads that read files.
         demo_counts: Number of demo pictures by section.
+        released: `model.json` of the released weights: what the classes are where another program hands images with
+            masks over for training, instead of the data set.
 
     Raises:
         SettingsError: If the settings do not fit together, or the data lack what the method needs.
         ValueError: If the data have problems; all of them in one message.
     """
     if (lists := handed_over()) is not None:
-        return _from_lists(lists, method, preprocess, num_workers)
+        classes = read_json(str(released), "the released weights")["classes"] if METHODS[method].classifies else []
+        return _from_lists(lists, classes, preprocess, num_workers)
     if dataset != "datalist" and datalist is not None:
         raise SettingsError(f"datalist={datalist!r} is only read with dataset='datalist', and dataset is {dataset!r}")
     if dataset == "demo":
@@ -151,7 +157,7 @@ def load_data(
 
 
 def _from_lists(
-    lists: Mapping[str, Sequence[Mapping[str, Any]]], method: str, preprocess: Preprocess, num_workers: int
+    lists: Mapping[str, Sequence[Mapping[str, Any]]], classes: list[str], preprocess: Preprocess, num_workers: int
 ) -> ChestData:
     """Images with masks that another program, such as MONAI Label, hands over; validation stands in for a test."""
     problems: list[str] = []
@@ -167,7 +173,10 @@ def _from_lists(
     if problems:
         raise UnreadableError(source, problems)
     notes = ["no test images were handed over: validation stands in for them, and their figures are too good"]
-    return ChestData("handed-over", [], splits, _streams(splits, method, source), source, notes)
+    if classes:
+        notes.append("masks alone: the decoder is trained, encoder and classifier stay those of the released weights")
+    streams = _streams(splits, "unet", source)
+    return ChestData("handed-over", classes, splits, streams, source, notes, masks_alone=True)
 
 
 def _list_path(dataset: str, datalist: str | None) -> Path:

@@ -69,8 +69,9 @@ class ConvBlock(nn.Module):
 
 
 def _normalise_and_activate(features: torch.Tensor, negative_slope: float = NEGATIVE_SLOPE) -> torch.Tensor:
-    # InstanceNorm is GroupNorm with one channel a group, whose operator is three times as fast on CPUs.
-    return F.leaky_relu(F.group_norm(features, features.shape[1]), negative_slope, inplace=True)
+    # InstanceNorm is GroupNorm with one channel a group, whose operator is three times as fast on CPUs;
+    # a plain number of groups is what ONNX export can write.
+    return F.leaky_relu(F.group_norm(features, int(features.shape[1])), negative_slope, inplace=True)
 
 
 class Encoder(nn.Module):
@@ -191,6 +192,8 @@ class MultiMixNet(nn.Module):
             return
         names = {"class_labelled": "logits", "class_strong": "strong_logits"}
         names = {stream: output for stream, output in names.items() if stream in images}
+        if not names:  # masks alone, from a program that knows no classes
+            return
         # InstanceNorm treats every image alone: one batch of both streams gives what two batches would.
         logits = self.branch(self.encoder(torch.cat([images[stream] for stream in names]))[-1])
         parts = logits.split([len(images[stream]) for stream in names])

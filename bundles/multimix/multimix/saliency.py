@@ -72,7 +72,7 @@ def encode_with_saliency(
         centred = hidden - hidden.mean(dim=(2, 3), keepdim=True)
         scales.append(torch.rsqrt(centred.square().mean(dim=(2, 3), keepdim=True) + epsilon))
         # The network's own operator: rounded otherwise, the maxima in flat regions would be others.
-        hidden = F.group_norm(hidden, hidden.shape[1], eps=epsilon)
+        hidden = F.group_norm(hidden, int(hidden.shape[1]), eps=epsilon)
         normalised.append(hidden)
         hidden = F.leaky_relu(hidden, negative_slope)
         if index % 2 == 1:

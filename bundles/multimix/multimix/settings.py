@@ -1,6 +1,8 @@
 """The settings of the multimix bundle: what each may be, and which have an effect with which method."""
 
-from ._common import Settings, SettingsError, calling_parser, read_settings
+from pathlib import Path
+
+from ._common import Settings, SettingsError, calling_parser, read_json, read_settings
 from ._label_files import handed_over, read_changes_of_consumers
 from ._rules import DEVICE, FLAG, OPTIONAL_TEXT, TEXT, check_values, number, one_of, whole
 from .augment import AUGMENTATIONS
@@ -82,7 +84,7 @@ def training_settings(bundle_root: str) -> Settings:
     Raises:
         SettingsError: Naming the settings at fault.
     """
-    _adapt_to_masks_alone()
+    _adapt_to_masks_alone(bundle_root)
     settings = read_settings(bundle_root, "train.json")
     check_values(settings, _COMMON | _TRAINING)
     method, schedule = settings["method"], settings["lr_schedule"]
@@ -115,14 +117,23 @@ def training_settings(bundle_root: str) -> Settings:
     return settings
 
 
-def _adapt_to_masks_alone() -> None:
-    # MONAI Label hands over images with masks and knows no classes: of the methods only the U-Net can learn from that.
+def _adapt_to_masks_alone(bundle_root: str) -> None:
+    # MONAI Label hands over images with masks and knows no classes. The released network goes on learning masks, if
+    # there is one; without one, only the U-Net can learn from masks alone.
     parser = calling_parser()
     if parser is None or handed_over() is None:
         return
-    parser.config["method"] = "unet"  # type: ignore[index]
-    parser.ref_resolver.items["method"].update_config("unet")
-    parser.ref_resolver.resolved_content["method"] = "unet"
+    released = Path(bundle_root) / "models" / "model.json"
+    info = read_json(released, "the description of the released weights") if released.is_file() else {}
+    given = {name: info[name] for name in ("method", "image_size", "keep_aspect") if name in info} | {
+        "pretrained": True
+    }
+    if not METHODS.get(info.get("method", ""), METHODS["enc"]).segments:
+        given = {"method": "unet"}
+    for name, value in given.items():
+        parser.config[name] = value  # type: ignore[index]
+        parser.ref_resolver.items[name].update_config(value)
+        parser.ref_resolver.resolved_content[name] = value
 
 
 def inference_settings(bundle_root: str) -> Settings:

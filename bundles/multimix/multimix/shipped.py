@@ -1,7 +1,6 @@
 """The network as it is shipped and exported: plain tensors in and out, no automatic differentiation."""
 
 import torch
-from torch import nn
 
 from ._weights import load_weights
 from .network import METHODS, MultiMixNet
@@ -11,21 +10,28 @@ from .saliency import encode_with_saliency
 class ShippedMultiMix(MultiMixNet):
     """The weights of `MultiMixNet`, for inference: image B x 1 x H x W to one tensor of all predictions.
 
-    With both tasks: B x (1 + K) x H x W, channel 0 the lung's mask logit, channels 1 to K the image's class logits,
-    the same at every position (see `split_output`), so that every program that expects one tensor from a network can
-    use it. Segmentation alone: B x 1 x H x W; classification alone: B x K.
+    With both tasks: B x (2 + K) x H x W. Channels 0 and 1 are background and lung: 0 and the mask logit, whose softmax
+    is the mask logit's sigmoid. The other K are the image's class logits, the same at every position (see
+    `split_output`). So every program that expects one tensor from a network can use it, and one that names mask values
+    by channels calls 1 lung. Segmentation alone: B x 2 x H x W; classification alone: B x K.
     """
 
     def forward(self, image: torch.Tensor) -> torch.Tensor:  # type: ignore[override]
         """Image B x 1 x H x W, preprocessed, to the predictions."""
-        features, logits, saliency = self.encode(image)
+        if torch.jit.is_scripting():
+            features, logits, saliency = self.encode(image)
+        else:
+            # In half precision most of the map would be lost, under AMP as elsewhere.
+            with torch.autocast(image.device.type, enabled=False):
+                features, logits, saliency = self.encode(image)
         if self.decoder is None:
             return logits
         mask_logits = self.decoder(features, image, saliency if self.decoder.bridge else None)
+        background = torch.zeros_like(mask_logits)
         if self.branch is None:
-            return mask_logits
+            return torch.cat([background, mask_logits], dim=1)
         spread = logits[:, :, None, None].expand(-1, -1, image.shape[2], image.shape[3])
-        return torch.cat([mask_logits, spread], dim=1)
+        return torch.cat([background, mask_logits, spread], dim=1)
 
     def encode(self, image: torch.Tensor) -> tuple[list[torch.Tensor], torch.Tensor, torch.Tensor]:
         """Image B x 1 x H x W to the encoder's features, logits B x K and saliency map B x 1 x H x W.
@@ -40,10 +46,17 @@ class ShippedMultiMix(MultiMixNet):
         return encode_with_saliency(image, kernels, self.branch.linear.weight, self.branch.linear.bias)
 
 
-def init_network(network: nn.Module, ckpt_path: str | None) -> nn.Module:
-    """The network, with the weights of an earlier run or of the bundle if a path is given."""
+def init_network(network: MultiMixNet, ckpt_path: str | None, decoder_only: bool = False) -> MultiMixNet:
+    """The network, with the weights of an earlier run or of the bundle if a path is given.
+
+    With `decoder_only` nothing but the decoder of a network that also classifies is trained: masks alone would change
+    the encoder under a classifier that no label keeps right.
+    """
     if ckpt_path is not None:
         load_weights(network, ckpt_path)
+    if decoder_only and network.branch is not None:
+        network.encoder.requires_grad_(False)
+        network.branch.requires_grad_(False)
     return network
 
 
@@ -52,4 +65,4 @@ def split_output(pred: torch.Tensor, method: str) -> tuple[torch.Tensor | None, 
     parts = METHODS[method]
     if not parts.segments:
         return None, pred
-    return pred[:, :1], pred[:, 1:, 0, 0] if parts.classifies else None
+    return pred[:, 1:2], pred[:, 2:, 0, 0] if parts.classifies else None

@@ -103,5 +103,5 @@ class Preprocessd(MapTransform):
             picture = processed[key]
             stored = torch.from_numpy(self.preprocess(np.asarray(picture)[0]))[None]
             meta = picture.meta if isinstance(picture, MetaTensor) else {}
-            processed[key] = MetaTensor(to_input(stored), affine=torch.eye(4), meta=meta)
+            processed[key] = MetaTensor(to_input(stored), meta=meta)
         return processed
