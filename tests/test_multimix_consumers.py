@@ -155,10 +155,6 @@ def test_metadata_pass_monais_checks(bundle, tmp_path):
     assert "not for diagnosis" in metadata["intended_use"]
     channels = metadata["network_data_format"]["outputs"]["pred"]["channel_def"]
     assert list(channels.values()) == ["background", "lung", *CLASSES]
-        "background",
-        "lung",
-        *CLASSES,
-    ]
 
 
 def _served(root: Path, path: Path) -> dict[str, Any]:

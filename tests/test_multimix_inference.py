@@ -17,9 +17,10 @@ from PIL import Image
 from pydicom.uid import ExplicitVRLittleEndian, SecondaryCaptureImageStorage
 
 from multimix._images import read_image
+from multimix._picture_set import PictureSet
 from multimix._records import save_model
 from multimix.data import load_data
-from multimix.inference import PictureSet, interpret
+from multimix.inference import interpret
 from multimix.mask_output import mask_names, outline, read_grid, write_mask
 from multimix.network import METHODS
 from multimix.shipped import ShippedMultiMix
@@ -301,7 +302,7 @@ def test_pixels_are_those_of_training(pictures, tmp_path, keep_aspect):
     for part in (data.splits["train"], data.splits["val"]):
         trained_on = to_input(PartSet(part)[range(len(part))]["image"])
         files = [{"image": str(entry.image), "file": entry.file} for entry in part.entries]
-        predicted = PictureSet(files, lambda item: prepare(load(item)), SIZE)
+        predicted = PictureSet(files, lambda item: prepare(load(item)), SIZE, channels=1)
         assert len(predicted) >= 2
         for index in range(len(predicted)):
             assert predicted[index]["error"] == ""

@@ -1,7 +1,7 @@
 """Inference on a folder or a list of image files: predictions, overlays, the least certain images."""
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +10,10 @@ import torch
 from ignite.engine import Engine, Events
 from monai.visualize import GradCAM
 from torch import nn
-from torch.utils.data import Dataset
 
 from . import _pictures, _report
 from ._common import Settings
-from ._images import ImageError, read_image
+from ._images import read_image
 from ._predictions import normalised_entropy, prediction_rows, write_predictions
 from ._records import log_to_file
 from .backbones import DenseNetBackbone, ResNetBackbone, VGGBackbone
@@ -23,38 +22,6 @@ from .shipped import NodeInferer
 from .transforms import Preprocess
 
 logger = logging.getLogger(__name__)
-
-
-class PictureSet(Dataset):
-    """Preprocessed images of files; a file that cannot be read becomes a black image with its `error`.
-
-    Args:
-        data: As `find_images` returns.
-        transform: Dictionary transform of `image`, path to tensor.
-        image_size: Pixels a side of the stand-in for a bad file.
-    """
-
-    def __init__(self, data: Sequence[Mapping[str, str]], transform: Callable[..., Any], image_size: int) -> None:
-        self.data = data
-        self.transform = transform
-        self.image_size = image_size
-
-    def __len__(self) -> int:
-        return len(self.data)
-
-    def __getitem__(self, index: int) -> dict[str, Any]:
-        item = self.data[index]
-        try:
-            image = torch.as_tensor(self.transform({"image": item["image"]})["image"])
-            # Plain: the collation of metadata of mixed files is slow, and nothing reads it.
-            image, error = image.as_subclass(torch.Tensor), ""
-        except Exception as problem:
-            # One bad file costs its own row only; MONAI wraps what a transform raises.
-            cause = problem
-            while cause.__cause__ is not None and not isinstance(cause, ImageError):
-                cause = cause.__cause__  # type: ignore[assignment]
-            image, error = torch.zeros(3, self.image_size, self.image_size), str(cause) or repr(cause)
-        return {"image": image, "file": item["file"], "error": error, "path": item["image"]}
 
 
 class PredictionWriter:

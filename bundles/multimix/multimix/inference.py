@@ -3,7 +3,7 @@
 import heapq
 import logging
 from collections import deque
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,10 +15,9 @@ from ignite.engine import Engine, Events
 from monai.config import KeysCollection
 from monai.data import MetaTensor
 from monai.transforms import MapTransform
-from torch.utils.data import Dataset
 
 from ._common import Settings, SettingsError
-from ._images import ImageError, read_image
+from ._images import read_image
 from ._pictures import save_overlay
 from ._predictions import normalised_entropy, prediction_rows, write_predictions
 from ._records import log_to_file
@@ -48,40 +47,6 @@ def read_info(ckpt_path: str) -> dict[str, Any]:
     if info["method"] not in METHODS:
         raise ValueError(f"{path}: method is {info['method']!r}, expected one of {', '.join(METHODS)}")
     return info
-
-
-class PictureSet(Dataset):
-    """Preprocessed images of files; a file that cannot be read becomes a black image with its `error`.
-
-    Args:
-        data: As `find_images` returns.
-        transform: Dictionary transform of `image`, path to tensor.
-        image_size: Pixels a side of the stand-in for a bad file.
-    """
-
-    def __init__(self, data: Sequence[Mapping[str, str]], transform: Callable[..., Any], image_size: int) -> None:
-        self.data = data
-        self.transform = transform
-        self.image_size = image_size
-
-    def __len__(self) -> int:
-        return len(self.data)
-
-    def __getitem__(self, index: int) -> dict[str, Any]:
-        item = self.data[index]
-        try:
-            image = self.transform({"image": item["image"]})["image"]
-            # Plain: the collation of metadata of mixed files is slow, and nothing else of them is read.
-            size, error = torch.tensor(image.meta["original_size"]), ""
-            image = image.as_subclass(torch.Tensor)
-        except Exception as problem:
-            # One bad file costs its own row only; MONAI wraps what a transform raises.
-            cause = problem
-            while cause.__cause__ is not None and not isinstance(cause, ImageError):
-                cause = cause.__cause__  # type: ignore[assignment]
-            image, error = torch.zeros(1, self.image_size, self.image_size), str(cause) or repr(cause)
-            size = torch.tensor(image.shape[1:])
-        return {"image": image, "size": size, "file": item["file"], "error": error, "path": item["image"]}
 
 
 @dataclass(frozen=True)

@@ -64,6 +64,10 @@ def read_part(entries: list[Entry], preprocess: Preprocess, num_workers: int, pr
             if entry.masks:
                 mask = read_mask(entry.masks, entry.mask_values, (picture.shape[0], picture.shape[1]))
                 masks[mask_rows[index]] = preprocess.mask(mask)
+                if not masks[mask_rows[index]].any():
+                    # Its Dice would be undefined, and look like a training that has diverged.
+                    names = ", ".join(map(str, entry.masks))
+                    return f"{entry.at}: {names}: no lungs are left of the mask at image_size={size}"
         except (ImageError, MaskError) as error:
             return f"{entry.at}: {error}"
         return None

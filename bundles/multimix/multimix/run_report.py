@@ -214,11 +214,11 @@ def _class_sections(
     return [
         _report.section("Classes", *blocks),
         _report.section("Calibration", text, _report.figure(path, f"Reliability, {_NAMES[shown]}")),
-        _hardest_section(part, data.classes, probabilities[shown]),
+        _hardest_section(shown, part, data.classes, probabilities[shown]),
     ]
 
 
-def _hardest_section(part: Part, classes: Sequence[str], probabilities: np.ndarray) -> str:
+def _hardest_section(shown: str, part: Part, classes: Sequence[str], probabilities: np.ndarray) -> str:
     labelled = part.labelled
     truth = probabilities[labelled, part.labels[labelled]]
     items = []
@@ -226,7 +226,7 @@ def _hardest_section(part: Part, classes: Sequence[str], probabilities: np.ndarr
         said, true = classes[int(probabilities[index].argmax())], part.labels[index]
         caption = f"{part.entries[index].file}: is {classes[true]} ({probabilities[index, true]:.2f}), said {said}"
         items.append((_report.thumbnail(part.images[index]), caption))
-    text = "The test images whose true class has the least probability."
+    text = f"The {_NAMES[shown].split(',')[0]} images whose true class has the least probability."
     return _report.section("Hardest cases", text, _report.gallery(items))
 
 
