@@ -9,6 +9,9 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 BUNDLES = sorted(p.parent.parent for p in ROOT.glob("bundles/*/configs/train.json"))
 
+# The networks of the tests are tiny: more threads than one only wait for each other, most of all beside other tests.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 for _bundle in BUNDLES:
     sys.path.insert(0, str(_bundle))
 

@@ -86,11 +86,12 @@ def _read_words(parser: ConfigParser, defaults: Mapping[str, Any]) -> None:
     for name, default in defaults.items():
         given = parser.config.get(name)  # type: ignore[union-attr]
         word = given
-        if isinstance(given, str) and (isinstance(default, bool) or default is None):
+        computed = isinstance(default, str) and default[:1] == "$"
+        if isinstance(given, str) and (isinstance(default, bool) or default is None or computed):
             word = words.get(given.lower(), given)
         elif isinstance(default, str) and default[:1] not in ("$", "@", "%") and type(given) in (int, float):
             word = str(given)
-        if word is not given and type(word) is type(default):
+        if word is not given and (computed or type(word) is type(default)):
             parser.config[name] = word  # type: ignore[index]
             parser.ref_resolver.items[name].update_config(word)
             parser.ref_resolver.resolved_content[name] = word

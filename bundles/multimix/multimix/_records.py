@@ -27,7 +27,7 @@ logger = logging.getLogger(__name__)
 # does where the learning rate falls along them.)
 FREE_ON_RESUME = frozenset(
     "max_epochs resume output_dir ckpt_dir num_workers early_stop_patience dataset_dir device calibrate "
-    "target_specificity".split()
+    "target_specificity write_masks".split()
 )
 
 
@@ -133,6 +133,7 @@ class RunRecord:
             write_json(self.output_dir / "config.json", {"settings": self.settings, "config": self.config})
 
     def _clear(self) -> None:
+        check_output_dir(self.output_dir)
         # What an earlier run left would otherwise be taken for this one's.
         if self.checkpoint_path.is_file() and self.settings.get("dataset") != "demo":
             logger.warning("%s: the earlier run there is replaced (resume=true continues one)", self.output_dir)
@@ -282,6 +283,22 @@ def save_model(path: Path, weights: Mapping[str, torch.Tensor], info: Mapping[st
     contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}
     write_whole(path, lambda file: torch.save(contiguous, file))
     write_json(path.with_suffix(".json"), {**info, "sha256": sha256(path), "versions": versions()})
+
+
+def check_output_dir(folder: Path) -> None:
+    """Refuse a folder in which a run would replace what no run has written.
+
+    Raises:
+        SettingsError: If it holds a folder of a run's name, such as `masks`, and no record of a run.
+    """
+    if any((folder / name).is_file() for name in ("config.json", "metrics.json")):
+        return
+    found = [name for name in ("masks", "figures", "tensorboard") if (folder / name).exists()]
+    if found:
+        raise SettingsError(
+            f"output_dir={str(folder)!r} holds {', '.join(found)}, which a run would replace, and no config.json of an "
+            "earlier run: give an empty or a new folder"
+        )
 
 
 def read_history(path: Path) -> list[dict[str, float]]:

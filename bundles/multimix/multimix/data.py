@@ -250,9 +250,10 @@ def _streams(splits: Mapping[str, Part], method: str, source: str) -> dict[str, 
     streams = {name: (section, positions) for name, needed, section, positions, _ in wanted if needed}
     problems = [f"there are no {what}" for _, needed, _, positions, what in wanted if needed and not len(positions)]
     if problems:
+        only_unlabelled = all(_UNLABELLED in problem for problem in problems)
+        hint = "; reuse_labelled=true lets the labelled images stand in for unlabelled ones" if only_unlabelled else ""
         raise SettingsError(
-            f"method={method!r} cannot be trained on {source}: {'; '.join(problems)}. {_fitting_methods(splits)}; "
-            "reuse_labelled=true lets the labelled images stand in for unlabelled ones"
+            f"method={method!r} cannot be trained on {source}: {'; '.join(problems)}. {_fitting_methods(splits)}{hint}"
         )
     return streams
 

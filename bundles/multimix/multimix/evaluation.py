@@ -13,7 +13,7 @@ from ._calibration import fit_temperature, read_temperature, write_calibration
 from ._common import Settings, read_json, versions, write_csv, write_json
 from ._metrics import BINARY, confusion, per_class, summary
 from ._predictions import normalised_entropy, prediction_rows
-from ._records import rank_and_size, read_history, table
+from ._records import check_output_dir, rank_and_size, read_history, table
 from ._weights import load_weights
 from .data import ChestData, Part
 from .losses import UNKNOWN
@@ -89,6 +89,7 @@ class Evaluation:
         """Evaluate and write; returns the content of `metrics.json` (None on the other ranks of a distributed run)."""
         if rank_and_size()[0] != 0:
             return None
+        check_output_dir(self.output_dir)
         self._check_model_info()
         load_weights(self.network, self.ckpt_path)
         self.network.to(self.device).eval()

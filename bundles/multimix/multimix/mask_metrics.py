@@ -21,7 +21,7 @@ _DISTANCES = ("average_hausdorff", "hd95")
 _WITH_SPACING = ("average_hausdorff_mm", "hd95_mm", "area_mm2", "reference_area_mm2")
 FIGURES = (*_OVERLAP, *_DISTANCES, *_AREAS, *_WITH_SPACING)
 
-_SSIM_WINDOW = 11
+SSIM_WINDOW = 11
 # Of 813 reference masks (JSRT, Shenzhen), the smallest lung holds 9.3 % of the mask's area, the largest fragment
 # that is no lung 0.07 %, and a single lung has at most 10 % of its area beyond the middle of the image.
 _SMALLEST_LUNG = 0.02
@@ -63,8 +63,8 @@ def mask_scores(
     predicted, reference = _check_mask(predicted, "predicted"), _check_mask(reference, "reference")
     if predicted.shape != reference.shape:
         raise ValueError(f"predicted must have the reference's shape {reference.shape}, got {predicted.shape}.")
-    if min(reference.shape) < _SSIM_WINDOW:
-        raise ValueError(f"masks must be {_SSIM_WINDOW} x {_SSIM_WINDOW} pixels at least, got {reference.shape}.")
+    if min(reference.shape) < SSIM_WINDOW:
+        raise ValueError(f"masks must be {SSIM_WINDOW} x {SSIM_WINDOW} pixels at least, got {reference.shape}.")
     if not reference.any():
         raise ValueError("There are no lungs in the reference mask: nothing can be compared with it.")
     pixel_area = None if spacing is None else math.prod(_check_spacing(spacing))
@@ -209,11 +209,11 @@ def _distances(
 
 def _ssim(predicted: np.ndarray, reference: np.ndarray) -> float:
     """MONAI's SSIM, computed where a window meets a mask: it is exactly 1 where both are empty."""
-    margin = _SSIM_WINDOW - 1
+    margin = SSIM_WINDOW - 1
     ((rows, columns),) = ndimage.find_objects((predicted | reference).astype(np.uint8))
     near = tuple(slice(max(side.start - margin, 0), side.stop + margin) for side in (rows, columns))
     one, other = (torch.from_numpy(mask[near].astype(np.float32))[None, None] for mask in (predicted, reference))
-    window: dict[str, Any] = {"kernel_size": (_SSIM_WINDOW,) * 2, "kernel_sigma": (1.5, 1.5)}
+    window: dict[str, Any] = {"kernel_size": (SSIM_WINDOW,) * 2, "kernel_sigma": (1.5, 1.5)}
     similarity, _ = compute_ssim_and_cs(one, other, spatial_dims=2, data_range=1.0, **window)
     num_windows = math.prod(side - margin for side in reference.shape)
     return 1 - float((1 - similarity.double()).sum()) / num_windows

@@ -9,6 +9,7 @@ from ._images import ImageError, read_image
 from .datalist_entries import Entry
 from .losses import UNKNOWN
 from .mask_files import MaskError, read_mask
+from .mask_metrics import SSIM_WINDOW
 from .transforms import Preprocess
 
 
@@ -62,6 +63,8 @@ def read_part(entries: list[Entry], preprocess: Preprocess, num_workers: int, pr
             picture = read_image(entry.image, channels=1)[..., 0]
             images[index] = preprocess(picture)
             if entry.masks:
+                if min(picture.shape) < SSIM_WINDOW:
+                    return f"{entry.at}: {entry.image} is {picture.shape}, too small for a mask's SSIM ({SSIM_WINDOW})"
                 mask = read_mask(entry.masks, entry.mask_values, (picture.shape[0], picture.shape[1]))
                 masks[mask_rows[index]] = preprocess.mask(mask)
                 if not masks[mask_rows[index]].any():

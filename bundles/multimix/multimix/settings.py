@@ -64,6 +64,9 @@ def _methods_with(part: str) -> tuple[str, ...]:
 
 # Settings that only some methods read: given with another method they would be accepted and ignored.
 _ONLY_WITH = {
+    "class_labels": _methods_with("classifies"),
+    "mask_labels": _methods_with("segments"),
+    "reuse_labelled": _methods_with("pseudo_labels"),
     "confidence_threshold": _methods_with("pseudo_labels"),
     "lambda_": _methods_with("pseudo_labels"),
     "beta": _methods_with("mask_consistency"),
