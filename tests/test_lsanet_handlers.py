@@ -8,7 +8,8 @@ from monai.engines import SupervisedEvaluator, SupervisedTrainer
 from scipy.special import expit, softmax
 
 import lsanet.handlers
-from lsanet.handlers import LossTerms, LSAWeights, OutputAsList
+from lsanet._handlers import OutputAsList
+from lsanet.handlers import LossTerms, LSAWeights
 from lsanet.losses import LSANetLoss
 
 NODES = ("C1", "C3", "C4")

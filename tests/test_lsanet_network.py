@@ -8,18 +8,12 @@ import pytest
 import torch
 from scipy.special import expit, softmax
 
+from lsanet._predictions import normalised_entropy
+from lsanet._weights import load_weights
 from lsanet.attention import ATTENTIONS
 from lsanet.backbones import NODES
 from lsanet.network import METHODS, METHODS_WITH_LSA, LSANet, NodeEnsemble
-from lsanet.shipped import (
-    NodeInferer,
-    build_shipped,
-    load_weights,
-    node_disagreement,
-    normalised_entropy,
-    predict,
-    shipped_weights,
-)
+from lsanet.shipped import NodeInferer, build_shipped, node_disagreement, predict, shipped_weights
 
 SUBSETS = [[*chosen, "C4"] for count in range(4) for chosen in itertools.combinations(("C1", "C2", "C3"), count)]
 SIZE = 32

@@ -245,7 +245,7 @@ def test_pseudo_labels_leave_out_what_is_absent(drawn: list, kept: str, panels: 
         ([{"epoch": 1, "train_loss": 1.0}], "no values of any of train_pseudo_label_share"),
         ([{"epoch": 1, "train_kl_loss": math.nan}], "no values"),
         ([{"train_kl_loss": 1.0}], "an epoch in every row"),
-        ([{"epoch": 1, "train_kl_loss": "low"}], "must be numbers.*low"),
+        ([{"epoch": 1, "train_kl_loss": "low"}], "is not a number.*low"),
         ([{"epoch": 1, "train_pseudo_label_share": 70}], r"share must be within \[0, 1\]"),
     ],
 )

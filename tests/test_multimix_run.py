@@ -401,7 +401,7 @@ def test_two_processes_give_one_run(films, tmp_path):
     settings = {"dataset": str(films), "output_dir": str(tmp_path / "out"), **TINY, "average_decay": 0.5}
     script = tmp_path / "worker.py"
     script.write_text(WORKER.format(bundle=str(BUNDLE), config=[TRAIN, MULTI_GPU], settings=settings))
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", "29618"]
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
     done = subprocess.run(
         [*command, str(script)], env=environment(), capture_output=True, text=True, timeout=300, check=False
     )
