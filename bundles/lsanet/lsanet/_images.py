@@ -27,6 +27,7 @@ from PIL import Image, ImageFile, ImageOps
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".dcm", ".nii", ".nii.gz")
 _ONE_PICTURE = f"a 2-D picture ({', '.join(IMAGE_SUFFIXES)}, or DICOM without an ending)"
 _MAX_PIXELS = 178_956_970  # Pillow's own limit, here for DICOM and NIfTI too
+_STRIP = 64  # rows
 _NO_ENDING = re.compile(r"[^.]*(\.\d+)*")  # DICOM files are often named by their UID: 1.2.840.113
 _quiet_lock = threading.Lock()  # warning filters are global: threads would restore each other's
 
@@ -167,15 +168,25 @@ def _read_picture(path: Path) -> np.ndarray:
         picture.load()  # outside of the lock, so that threads decode side by side
     with _quiet():
         ImageOps.exif_transpose(picture, in_place=True)
-    values, tags = np.asarray(picture), getattr(picture, "tag_v2", {})
+    tags = getattr(picture, "tag_v2", {})
     bits, kind = tags.get(258, (0,))[0], tags.get(339, (1,))[0]  # Pillow reads uint32 and int8 wrongly
     if deep or (kind == 2 and picture.mode == "L"):
+        values = np.asarray(picture)
         values = values.view({(32, 1): np.uint32, (8, 2): np.int8}.get((bits, kind), values.dtype))
         return _to_uint8(path, -values.astype(np.float64) if tags.get(262) == 0 else values)  # white is zero
     grey = "L" if picture.mode in ("1", "L") else "RGB"
-    pixels = np.asarray(picture.convert("RGBA" if picture.has_transparency_data else grey))
+    pixels = _converted(picture, "RGBA" if picture.has_transparency_data else grey)
     if deep_colour and pixels[..., :3].max() < 64:  # as 14-bit data would be
         raise _refusal(path, "16-bit colour, almost black when cut to 8", "stretch and save it in 8 bits")
+    return pixels
+
+
+def _converted(picture: Image.Image, mode: str) -> np.ndarray:
+    """Pixels in a mode, strip by strip: at once, Pillow would have a large picture four times in memory."""
+    pixels = np.empty((picture.height, picture.width, *[len(mode)][: len(mode) > 1]), np.uint8)
+    for top in range(0, picture.height, _STRIP):
+        bottom = min(top + _STRIP, picture.height)
+        pixels[top:bottom] = np.asarray(picture.crop((0, top, picture.width, bottom)).convert(mode))
     return pixels
 
 

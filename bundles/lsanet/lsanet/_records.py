@@ -27,7 +27,7 @@ logger = logging.getLogger(__name__)
 # does where the learning rate falls along them.)
 FREE_ON_RESUME = frozenset(
     "max_epochs resume output_dir ckpt_dir num_workers early_stop_patience dataset_dir device calibrate "
-    "target_specificity write_masks".split()
+    "target_specificity write_masks reference_boxes".split()
 )
 
 

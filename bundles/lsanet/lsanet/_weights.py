@@ -3,7 +3,7 @@
 This file is the same in all bundles: change it in one and run tools/sync_common.py.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -48,3 +48,28 @@ def read_model_info(ckpt_path: str, needed: Sequence[str]) -> dict[str, Any]:
     if missing := [name for name in needed if name not in info]:
         raise ValueError(f"{path}: {', '.join(missing)} missing; expected the file that a run of this bundle writes")
     return info
+
+
+def check_model_info(ckpt_path: Path, expected: Mapping[str, Any]) -> None:
+    """Refuse weights that were trained for something else than they are to be used for.
+
+    Args:
+        ckpt_path: The weights.
+        expected: What their description must say, by name: classes, settings of the network, preprocessing.
+
+    Raises:
+        FileNotFoundError: If the description is missing.
+        ValueError: If it says otherwise.
+    """
+    info_path = ckpt_path.with_suffix(".json")
+    if not info_path.is_file():
+        raise FileNotFoundError(
+            f"ckpt_path: {info_path} is missing: it says which classes and settings {ckpt_path.name} was trained with. "
+            "Train first, or keep the two files together"
+        )
+    info = read_json(info_path, "the description of the weights")
+    differing = [
+        f"{name} was {info.get(name)!r} and is {value!r}" for name, value in expected.items() if info.get(name) != value
+    ]
+    if differing:
+        raise ValueError(f"{ckpt_path} was trained otherwise: {'; '.join(differing)}")

@@ -1,4 +1,4 @@
-"""Batches of a split: which images, in which order, and their pixels as one tensor."""
+"""Batches of a split: the pixels of some of its images as one tensor."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -6,10 +6,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch.utils.data import Dataset, Sampler
+from torch.utils.data import Dataset
 
-from .data import Split, is_block, read_entries
-from .transforms import Preprocess, load_image
+from ._image_data import Split, is_block, read_entries
+from ._picture_transforms import load_image
+from .transforms import Preprocess
 
 
 class ImageSet(Dataset):
@@ -18,7 +19,7 @@ class ImageSet(Dataset):
     `image` is uint8 B x C x H x W, or float32 at `image_size` where the stored sizes differ.
 
     Args:
-        data: A `Split`, or a list of dictionaries with `image` (path) and `label`, see `label_files.class_index`.
+        data: A `Split`, or a list of dictionaries with `image` (path) and `label`, see `_label_files.class_index`.
         preprocess: Brings images of different sizes to one size.
         classes: Names of the classes, for a list with names in label files.
     """
@@ -50,59 +51,3 @@ class ImageSet(Dataset):
         """One image as stored, uint8 H x W (x 3)."""
         stored = self.data.images[position]
         return load_image(stored).permute(1, 2, 0).numpy() if isinstance(stored, Path) else stored
-
-
-class EpochBatches(Sampler[list[int]]):
-    """Positions of every batch of an epoch, this rank's share; order and share depend on seed and epoch alone.
-
-    In training a last batch of fewer than four images is joined to the one before: batch norm cannot normalise a
-    single value, and over two or three its gradients explode where the deepest map has one position.
-
-    Args:
-        length: Number of images.
-        batch_size: Images per batch and rank.
-        seed: Of the order.
-        shuffle: Whether each epoch has its own order; otherwise that of the data.
-        rank: Of this process, among `num_ranks`.
-        num_ranks: Number of processes.
-    """
-
-    def __init__(
-        self,
-        length: int,
-        batch_size: int,
-        *,
-        seed: int = 0,
-        shuffle: bool = True,
-        rank: int = 0,
-        num_ranks: int = 1,
-    ) -> None:
-        self.length = length
-        self.batch_size = batch_size
-        self.seed = seed
-        self.shuffle = shuffle
-        self.rank = rank
-        self.num_ranks = num_ranks
-        self.epoch = 0
-
-    def set_epoch(self, epoch: int) -> None:
-        """Choose the epoch whose order the next iteration has."""
-        self.epoch = epoch
-
-    def _share(self) -> int:
-        # In training every rank takes the same number of steps, or the last gradient exchange waits for ever.
-        return self.length // self.num_ranks if self.shuffle else len(range(self.rank, self.length, self.num_ranks))
-
-    def __len__(self) -> int:
-        full, rest = divmod(self._share(), self.batch_size)
-        return max(full + (rest >= (4 if self.shuffle else 1)), 1)
-
-    def __iter__(self):
-        order = np.arange(self.length)
-        if self.shuffle:
-            np.random.default_rng((self.seed, self.epoch)).shuffle(order)
-        mine = order[self.rank :: self.num_ranks][: self._share()]
-        count = len(self)
-        for index in range(count):
-            end = len(mine) if index == count - 1 else (index + 1) * self.batch_size
-            yield mine[index * self.batch_size : end].tolist()

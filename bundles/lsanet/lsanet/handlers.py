@@ -1,6 +1,5 @@
 """Ignite handlers of LSANet: the terms of the loss, and the weights beta of the layer selective attention."""
 
-import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -8,65 +7,31 @@ import torch
 import torch.distributed as dist
 from ignite.engine import Engine, Events
 
+from . import _loss_terms
 from ._records import rank_and_size
 from .losses import LSANetLoss
 
 
-class LossTerms:
-    """Means of the loss and of its terms over an epoch, in the engine's metrics.
+class LossTerms(_loss_terms.LossTerms):
+    """Means of the loss and of its terms over an epoch, see `_loss_terms.LossTerms`.
 
-    `loss`, `branch_loss` (L_b or its fixed-weight counterpart), `synergy_loss` (L_k), `ce_C1`, ...
-    (cross-entropy of each node); in training `images_per_second` too.
+    `loss`, `branch_loss` (L_b or its fixed-weight counterpart), `synergy_loss` (L_k), `ce_C1`, ... (cross-entropy of
+    each node).
 
     Args:
         loss_function: The loss, which keeps its terms.
         node_names: Names of the L output nodes, shallow to deep.
-        training: Whether the engine is the trainer. An evaluator computes no loss: the handler does.
+        training: Whether the engine is the trainer.
     """
 
     def __init__(self, loss_function: LSANetLoss, node_names: Sequence[str], training: bool = True) -> None:
-        self.loss_function = loss_function
-        self.names = ["loss", "branch_loss", "synergy_loss", *[f"ce_{name}" for name in node_names]]
-        self.training = training
-        self.sums: torch.Tensor | None = None
-        self.count = 0
-        self.started = 0.0
+        super().__init__(loss_function, training)
+        self.names = [f"ce_{name}" for name in node_names]
 
-    def attach(self, engine: Engine) -> None:
-        """Register on a trainer or an evaluator."""
-        engine.add_event_handler(Events.EPOCH_STARTED, self._reset)
-        engine.add_event_handler(Events.ITERATION_COMPLETED, self)
-        engine.add_event_handler(Events.EPOCH_COMPLETED, self._report)
-
-    def _reset(self, engine: Engine) -> None:
-        self.sums, self.count, self.started = None, 0, time.perf_counter()
-
-    def __call__(self, engine: Engine) -> None:
-        """Add the terms of the batch that has just been computed."""
-        output: Any = engine.state.output
-        if not self.training:
-            with torch.no_grad():
-                loss = self.loss_function(output["pred"], output["label"])
-        else:
-            loss = output["loss"].detach()
-        terms = self.loss_function.terms
-        scalars = torch.stack([loss.float(), terms["branch_loss"].float(), terms["synergy_loss"].float()])
-        # The sums stay on the device: reading them here would wait for it at every step.
-        batch = torch.cat([scalars, terms["node_losses"].float()]) * len(output["label"])
-        self.sums = batch if self.sums is None else self.sums + batch
-        self.count += len(output["label"])
-
-    def _report(self, engine: Engine) -> None:
-        if self.sums is None:
-            return
-        sums = torch.cat([self.sums, self.sums.new_tensor([self.count])]).double()
-        if rank_and_size()[1] > 1:
-            dist.all_reduce(sums)
-        values = (sums[:-1] / sums[-1]).tolist()
-        engine.state.metrics.update(zip(self.names, values, strict=True))
-        if self.training:
-            seconds = time.perf_counter() - self.started
-            engine.state.metrics["images_per_second"] = float(sums[-1]) / seconds
+    def terms(self) -> dict[str, torch.Tensor]:
+        """Terms of the loss that was computed last, scalars by name."""
+        terms = dict(self.loss_function.terms)
+        return terms | dict(zip(self.names, terms.pop("node_losses"), strict=True))
 
 
 class LSAWeights:

@@ -12,11 +12,11 @@ from monai.visualize import GradCAM
 from torch import nn
 
 from . import _pictures, _report
+from ._backbones import DenseNetBackbone, ResNetBackbone, VGGBackbone
 from ._common import Settings
 from ._images import read_image
 from ._predictions import normalised_entropy, prediction_rows, write_predictions
 from ._records import log_to_file
-from .backbones import DenseNetBackbone, ResNetBackbone, VGGBackbone
 from .network import NodeEnsemble
 from .shipped import NodeInferer
 from .transforms import Preprocess

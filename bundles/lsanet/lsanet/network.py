@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
-from .backbones import NODES, build_backbone, check_image_size
+from ._backbones import NODES, build_backbone, check_image_size
 from .layer_attention import LayerSelectiveAttention
 
 METHODS = ("baseline", "dsn", "dks", "dsn_ks", "dsn_lsa", "lsanet")
@@ -19,10 +19,10 @@ class LSANet(nn.Module):
     Args:
         method: One of `METHODS`. "baseline": C4 alone. "dsn", "dsn_ks": auxiliary classifiers. "dks":
             auxiliary branches that repeat the remaining stages. "dsn_lsa", "lsanet": with beta.
-        backbone: One of `backbones.BACKBONES`.
+        backbone: One of `_backbones.BACKBONES`.
         num_classes: K.
         image_size: Pixels a side of the images it will be given; only checked.
-        attention: Attention module in the residual blocks, one of `attention.ATTENTIONS`.
+        attention: Attention module in the residual blocks, one of `_block_attention.ATTENTIONS`.
         output_nodes: Which of C1..C3 have an auxiliary classifier, and C4.
         lsa: Variant of the layer selective attention, one of `layer_attention.LSA_VARIANTS`.
         lsa_temperature: Softmax temperature of beta.

@@ -2,6 +2,8 @@
 
 from typing import Any
 
+from ._backbones import BACKBONES, check_image_size
+from ._block_attention import ATTENTIONS
 from ._common import Settings, SettingsError, read_settings
 from ._label_files import read_changes_of_consumers
 from ._rules import (
@@ -16,8 +18,6 @@ from ._rules import (
     one_of,
     whole,
 )
-from .attention import ATTENTIONS
-from .backbones import BACKBONES, check_image_size
 from .layer_attention import LSA_VARIANTS
 from .network import METHODS, METHODS_WITH_LSA, METHODS_WITH_SYNERGY
 from .transforms import AUGMENTATIONS

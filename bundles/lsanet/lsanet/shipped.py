@@ -9,8 +9,8 @@ from monai.engines import SupervisedEvaluator
 from monai.inferers import SimpleInferer
 from torch import nn
 
+from ._backbones import build_backbone, check_image_size
 from ._predictions import normalised_entropy
-from .backbones import build_backbone, check_image_size
 from .network import NodeEnsemble, ensemble
 
 
@@ -29,7 +29,7 @@ def build_shipped(
     The backbone with its classifier C4, as fast as a plain one; with `keep_nodes` the ensemble of all nodes.
 
     Args:
-        backbone: One of `backbones.BACKBONES`.
+        backbone: One of `_backbones.BACKBONES`.
         num_classes: K.
         image_size: Pixels a side; only checked.
         attention: Attention module in the residual blocks.

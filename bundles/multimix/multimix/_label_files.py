@@ -4,7 +4,7 @@ This file is the same in all bundles: change it in one and run tools/sync_common
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +47,17 @@ def read_changes_of_consumers(settings: Settings) -> None:
         changes["dataset"] = "handed over by another program"
     settings.update(changes)
     settings.changed.update(changes)
+
+
+def use_settings(values: Mapping[str, Any]) -> None:
+    """Put values into the config being parsed, as the command line would, before any of it is resolved."""
+    parser = calling_parser()
+    if parser is None:
+        return
+    for name, value in values.items():
+        parser.config[name] = value  # type: ignore[index]
+        parser.ref_resolver.items[name].update_config(value)
+        parser.ref_resolver.resolved_content[name] = value
 
 
 def class_index(label: Any, classes: Sequence[str]) -> int:

@@ -14,7 +14,7 @@ from ._common import Settings, read_json, versions, write_csv, write_json
 from ._metrics import BINARY, confusion, per_class, summary
 from ._predictions import normalised_entropy, prediction_rows
 from ._records import check_output_dir, rank_and_size, read_history, table
-from ._weights import load_weights
+from ._weights import check_model_info, load_weights
 from .data import ChestData, Part
 from .losses import UNKNOWN
 from .mask_files import read_mask
@@ -90,7 +90,9 @@ class Evaluation:
         if rank_and_size()[0] != 0:
             return None
         check_output_dir(self.output_dir)
-        self._check_model_info()
+        expected = {"bundle": "multimix", "classes": self.data.classes}
+        expected |= {name: self.settings[name] for name in ("method", "image_size", "keep_aspect")}
+        check_model_info(self.ckpt_path, expected)
         load_weights(self.network, self.ckpt_path)
         self.network.to(self.device).eval()
         parts = {name: self.data.splits[name] for name in METRICS_KEYS if len(self.data.splits[name])}
@@ -127,22 +129,6 @@ class Evaluation:
         )
         self._show(metrics)
         return metrics
-
-    def _check_model_info(self) -> None:
-        info_path = self.ckpt_path.with_suffix(".json")
-        if not info_path.is_file():
-            raise FileNotFoundError(
-                f"ckpt_path: {info_path} is missing: it says which classes and settings {self.ckpt_path.name} was "
-                "trained with. Train first, or keep the two files together"
-            )
-        info = read_json(info_path, "the description of the weights")
-        now = {"bundle": "multimix", "classes": self.data.classes}
-        now |= {name: self.settings[name] for name in ("method", "image_size", "keep_aspect")}
-        differing = [
-            f"{name} was {info.get(name)!r} and is {value!r}" for name, value in now.items() if info.get(name) != value
-        ]
-        if differing:
-            raise ValueError(f"{self.ckpt_path} was trained otherwise: {'; '.join(differing)}")
 
     def _outcome(self, part: Part) -> Outcome:
         logits: list[torch.Tensor] = []

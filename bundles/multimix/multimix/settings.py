@@ -2,12 +2,12 @@
 
 from pathlib import Path
 
-from ._common import Settings, SettingsError, calling_parser, read_json, read_settings
-from ._label_files import handed_over, read_changes_of_consumers
+from ._common import Settings, SettingsError, read_json, read_settings
+from ._label_files import handed_over, read_changes_of_consumers, use_settings
 from ._rules import DEVICE, FLAG, OPTIONAL_TEXT, TEXT, check_values, number, one_of, whole
+from ._schedules import LR_SCHEDULES
 from .augment import AUGMENTATIONS
 from .network import METHODS, check_image_size
-from .schedules import LR_SCHEDULES
 
 _COMMON = {
     "dataset_dir": OPTIONAL_TEXT,
@@ -123,8 +123,7 @@ def training_settings(bundle_root: str) -> Settings:
 def _adapt_to_masks_alone(bundle_root: str) -> None:
     # MONAI Label hands over images with masks and knows no classes. The released network goes on learning masks, if
     # there is one; without one, only the U-Net can learn from masks alone.
-    parser = calling_parser()
-    if parser is None or handed_over() is None:
+    if handed_over() is None:
         return
     released = Path(bundle_root) / "models" / "model.json"
     info = read_json(released, "the description of the released weights") if released.is_file() else {}
@@ -133,10 +132,7 @@ def _adapt_to_masks_alone(bundle_root: str) -> None:
     }
     if not METHODS.get(info.get("method", ""), METHODS["enc"]).segments:
         given = {"method": "unet"}
-    for name, value in given.items():
-        parser.config[name] = value  # type: ignore[index]
-        parser.ref_resolver.items[name].update_config(value)
-        parser.ref_resolver.resolved_content[name] = value
+    use_settings(given)
 
 
 def inference_settings(bundle_root: str) -> Settings:

@@ -2,6 +2,8 @@
 
 A subset is stratified by class, decided by the seed, and nested: with the same seed a smaller budget is
 contained in a larger one, so that a curve over budgets adds images and never exchanges them.
+
+This file is the same in all bundles: change it in one and run tools/sync_common.py.
 """
 
 from __future__ import annotations

@@ -1,4 +1,7 @@
-"""How the learning rate falls."""
+"""How the learning rate falls.
+
+This file is the same in all bundles: change it in one and run tools/sync_common.py.
+"""
 
 import math
 

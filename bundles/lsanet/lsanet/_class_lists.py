@@ -1,4 +1,7 @@
-"""Lists of image files: MONAI datalists (.json) and CSVs, checked as a whole before anything is trained."""
+"""Lists of image files: MONAI datalists (.json) and CSVs, checked as a whole before anything is trained.
+
+This file is the same in all bundles: change it in one and run tools/sync_common.py.
+"""
 
 import csv
 import hashlib

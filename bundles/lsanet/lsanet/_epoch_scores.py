@@ -1,4 +1,7 @@
-"""AUC and ACC of an epoch, for the engines that train and validate."""
+"""AUC and ACC of an epoch, for the engines that train and validate.
+
+This file is the same in all bundles: change it in one and run tools/sync_common.py.
+"""
 
 import logging
 import math

@@ -1,4 +1,7 @@
-"""Attention modules that go inside the residual blocks (Table 6 of the LSANet paper)."""
+"""Attention modules that go inside the residual blocks (Table 6 of the LSANet paper).
+
+This file is the same in all bundles: change it in one and run tools/sync_common.py.
+"""
 
 import math
 

@@ -2,6 +2,8 @@
 
 Every backbone is a plain classifier (image -> logits of C4) with three more methods: `forward_nodes` gives
 the four feature maps, `classify` turns the last of them into logits, `tail` holds the stages after a node.
+
+This file is the same in all bundles: change it in one and run tools/sync_common.py.
 """
 
 from typing import Any, cast
@@ -11,7 +13,7 @@ from monai.networks.nets import DenseNet
 from monai.networks.nets.resnet import ResNet, ResNetBlock, ResNetBottleneck, get_inplanes
 from torch import nn
 
-from .attention import build_attention
+from ._block_attention import build_attention
 
 NODES = ("C1", "C2", "C3", "C4")
 
