@@ -1,0 +1,232 @@
+"""How much of the reference boxes the attention mask covers, beside what a mask of that area covers by chance.
+
+The published figure ("Microscopic fine-grained instance classification through deep attention", 2020: 72 % of a
+pathologist's boxes on 100 images are covered) says neither what counts as covered nor how large the masks are, and a
+mask of the whole image covers everything. Here a box is covered if at least half of its area lies in the mask, and two
+more figures stand beside the share of covered boxes:
+
+    * the share of the image that the mask covers,
+    * the share of boxes that the same mask covers at random places: moved by whole cells, down and across, and
+      wrapped around at the borders, which keeps its area and shape and covers every place of the image equally often.
+      Scattered pixels of the same area would be no baseline: they cover about the same share of every box, so that
+      none counts as covered below half of the image, and all do above.
+"""
+
+import zlib
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from scipy import ndimage
+
+from ._drawing import COLOURS, FAINT, INK, add_grid, new_figure, save_figure, wrap_text
+from .reference_boxes import ReferenceBox
+
+COVERED_FROM = 0.5  # share of a box's area within the mask
+ALL_BOXES = "all boxes"
+_LEAST = COVERED_FROM - 1e-6  # half of a box is half of it, in spite of floating point
+_MAX_BARS = 20
+
+
+@dataclass(frozen=True)
+class Coverage:
+    """Figures of the boxes of one name, or of all.
+
+    Attributes:
+        name: What is in the boxes.
+        images: Images that have one at least.
+        boxes: Their number.
+        covered: Boxes of which at least half lies in the attention mask.
+        covered_share: `covered / boxes`.
+        random_share: Share of the boxes that the same mask covers at random places.
+        mask_share: Share of the image that the mask covers, mean over `images`.
+    """
+
+    name: str
+    images: int
+    boxes: int
+    covered: int
+    covered_share: float
+    random_share: float
+    mask_share: float
+
+
+@dataclass(frozen=True)
+class CoverageResult:
+    """Coverage of a set of images.
+
+    Attributes:
+        overall: Of all boxes.
+        by_name: Of the boxes of each name, most boxes first; empty where all boxes have the same name or none.
+        num_shifts: Random places per image.
+        seed: Of the random places.
+    """
+
+    overall: Coverage
+    by_name: tuple[Coverage, ...]
+    num_shifts: int
+    seed: int
+
+    def metrics(self) -> dict[str, Any]:
+        """For `metrics.json`."""
+        overall = {key: value for key, value in asdict(self.overall).items() if key != "name"}
+        by_name = {row.name: {k: v for k, v in asdict(row).items() if k != "name"} for row in self.by_name}
+        settings = {"covered_from": COVERED_FROM, "num_shifts": self.num_shifts, "seed": self.seed}
+        return {**overall, **settings, "by_name": by_name}
+
+    def rows(self) -> list[dict[str, Any]]:
+        """Rows of a table, with the keys `name` to `mask_share`: all boxes, then each name."""
+        return [asdict(row) for row in (self.overall, *self.by_name)]
+
+
+def coverage(mask: np.ndarray, boxes: Sequence[ReferenceBox], size: tuple[int, int]) -> np.ndarray:
+    """Share of each box's area that lies within a mask, exact also where a box cuts through cells of the mask.
+
+    The integral of a mask that is constant within its cells is bilinear within them: interpolating the table of its
+    sums at a fractional place rounds nothing.
+
+    Args:
+        mask: Bool m x m, stretched over the whole image.
+        boxes: N boxes in pixels of the image, within it.
+        size: Height and width of the image in pixels.
+
+    Returns:
+        float64 (N,), each within [0, 1].
+
+    Raises:
+        ValueError: If the mask is not two-dimensional and bool, the image has no pixels, or a box has no area or is
+            not within the image.
+    """
+    return _shares(_sums(mask), _cell_edges(boxes, mask.shape, size))
+
+
+def measure_coverage(
+    *,
+    masks: Mapping[str, np.ndarray],
+    boxes: Mapping[str, Sequence[ReferenceBox]],
+    sizes: Mapping[str, tuple[int, int]],
+    num_shifts: int = 20,
+    seed: int = 0,
+) -> CoverageResult:
+    """Coverage of the boxes of many images. Images without a box do not count, in the masks' share neither.
+
+    Args:
+        masks: Bool m x m by file, as `coverage` takes it.
+        boxes: Of each image by file, as `read_reference_boxes` gives them.
+        sizes: Height and width of each image in pixels by file.
+        num_shifts: Random places of each mask, 1 or more. They depend on the seed and the name of the file alone, so
+            that other images in the set change nothing.
+        seed: Of the random places.
+
+    Raises:
+        ValueError: If no image has a box, an image with boxes has no mask or no size, or as `coverage` raises it; it
+            names the file.
+    """
+    if num_shifts < 1:
+        raise ValueError(f"num_shifts is {num_shifts}: expected 1 or more")
+    rows: dict[str, list[tuple[str, float, float, float]]] = {}  # of a name: file, covered, at random, mask share
+    for file in sorted(file for file, found in boxes.items() if found):
+        if file not in masks or file not in sizes:
+            raise ValueError(f"{file} has reference boxes, and no {'size' if file in masks else 'attention mask'}")
+        mask = masks[file]
+        try:
+            covered = coverage(mask, boxes[file], sizes[file]) >= _LEAST
+        except ValueError as error:
+            raise ValueError(f"{file}: {error}") from error
+        at_random = _at_random(mask, _cell_edges(boxes[file], mask.shape, sizes[file]), num_shifts, [seed, _key(file)])
+        for box, *figures in zip(boxes[file], covered.tolist(), at_random.tolist(), strict=True):
+            rows.setdefault(box.name or "unnamed", []).append((file, *figures, float(mask.mean())))
+    if not rows:
+        raise ValueError("no image has a reference box: there is nothing to measure")
+    overall = _summary(ALL_BOXES, [row for of_name in rows.values() for row in of_name])
+    by_name = [_summary(name, of_name) for name, of_name in rows.items()] if len(rows) > 1 else []
+    return CoverageResult(overall, tuple(sorted(by_name, key=lambda c: (-c.boxes, c.name))), num_shifts, seed)
+
+
+def _summary(name: str, rows: Sequence[tuple[str, float, float, float]]) -> Coverage:
+    files, covered, at_random, mask_shares = zip(*rows, strict=True)
+    of_image = dict(zip(files, mask_shares, strict=True))
+    return Coverage(
+        name=name,
+        images=len(of_image),
+        boxes=len(rows),
+        covered=int(sum(covered)),
+        covered_share=float(np.mean(covered)),
+        random_share=float(np.mean(at_random)),
+        mask_share=float(np.mean(list(of_image.values()))),
+    )
+
+
+def _key(file: str) -> int:
+    return zlib.crc32(file.encode())  # unlike hash(), the same in every process
+
+
+def _at_random(mask: np.ndarray, edges: np.ndarray, num_shifts: int, seed: list[int]) -> np.ndarray:
+    """Share of random places of the mask at which it covers each box, (N,)."""
+    rows, columns = np.random.default_rng(seed).integers(mask.shape, size=(num_shifts, 2)).T
+    # A wrapped mask that moves under the boxes is the same as boxes that move over the mask laid out four times.
+    moved = edges + np.stack([columns, rows, columns, rows], axis=1)[:, None]
+    shares = _shares(_sums(np.tile(mask, (2, 2))), moved.reshape(-1, 4))
+    return (shares >= _LEAST).reshape(num_shifts, -1).mean(axis=0)
+
+
+def _sums(mask: np.ndarray) -> np.ndarray:
+    """Number of cells of the mask above and left of each corner of a cell, (m + 1) x (m + 1)."""
+    if mask.ndim != 2 or mask.dtype != bool or not mask.size:
+        raise ValueError(f"the mask must be bool m x m, got {mask.dtype} {mask.shape}")
+    return np.pad(mask.cumsum(axis=0, dtype=np.float64).cumsum(axis=1), ((1, 0), (1, 0)))
+
+
+def _cell_edges(boxes: Sequence[ReferenceBox], shape: tuple[int, ...], size: tuple[int, int]) -> np.ndarray:
+    """Edges x0, y0, x1, y1 of the boxes in cells of the mask, float64 N x 4."""
+    height, width = size
+    if height < 1 or width < 1:
+        raise ValueError(f"expected an image of 1 x 1 pixels or more, got {height} x {width}")
+    for box in boxes:
+        if not (0 <= box.x0 < box.x1 <= width and 0 <= box.y0 < box.y1 <= height):
+            raise ValueError(f"{box} has no area, or is not within the image of {width} x {height} pixels")
+    edges = np.array([(box.x0, box.y0, box.x1, box.y1) for box in boxes], dtype=np.float64).reshape(-1, 4)
+    return edges / (width, height, width, height) * (shape[1], shape[0], shape[1], shape[0])
+
+
+def _shares(sums: np.ndarray, edges: np.ndarray) -> np.ndarray:
+    x0, y0, x1, y1 = edges.T
+    corners = [[y1, x1], [y0, x1], [y1, x0], [y0, x0]]
+    at = [ndimage.map_coordinates(sums, corner, order=1, mode="nearest") for corner in corners]
+    inside = at[0] - at[1] - at[2] + at[3]
+    return np.clip(inside / ((x1 - x0) * (y1 - y0)), 0, 1)
+
+
+def save_coverage(path: Path, *, result: CoverageResult) -> None:
+    """Bars for all boxes and each name: covered by attention, by the same masks at random places, area of the masks.
+
+    Args:
+        path: PNG file to write.
+        result: Of `measure_coverage`; of more than 20 rows, those with most boxes are drawn.
+    """
+    rows = [result.overall, *result.by_name][:_MAX_BARS]
+    figure = new_figure(7.2, 1.5 + 0.72 * len(rows))
+    axes = figure.subplots()
+    kinds = [
+        ("boxes covered by the attention mask", [row.covered_share for row in rows], COLOURS[0]),
+        ("boxes covered by the same mask at random places", [row.random_share for row in rows], COLOURS[4]),
+        ("share of the image that the mask covers", [row.mask_share for row in rows], FAINT),
+    ]
+    for number, (label, values, colour) in enumerate(kinds):
+        places = np.arange(len(rows)) + 0.26 * (number - 1)
+        bars = axes.barh(places, values, height=0.24, color=colour, label=label)
+        axes.bar_label(bars, [f"{value:.1%}" for value in values], padding=3, fontsize=8, color=INK)
+    names = [f"{wrap_text(row.name, 22)}\n(n = {row.boxes})" for row in rows]
+    axes.set_yticks(range(len(rows)), names, fontsize=9)
+    left_out = len(result.by_name) + 1 - len(rows)
+    label = f"share (covered: {COVERED_FROM:.0%} of a box or more)"
+    label += f"\n{left_out} more names, of fewer boxes, are not drawn" if left_out else ""
+    axes.set(xlim=(0, 1.1), ylim=(len(rows) - 0.5, -0.5), xticks=np.linspace(0, 1, 6), xlabel=label)
+    axes.xaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
+    axes.tick_params(axis="y", length=0)
+    add_grid(axes)
+    axes.grid(axis="y", visible=False)
+    figure.legend(loc="outside upper center", frameon=False, fontsize=9)
+    save_figure(figure, path)

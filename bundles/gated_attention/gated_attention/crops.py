@@ -1,0 +1,61 @@
+"""The instances, cut from the original images and resized: all of a batch at once, on the images' device."""
+
+import torch
+
+
+def cut_instances(images: list[torch.Tensor], boxes: torch.Tensor, size: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Cut square boxes out of images of any sizes and resize them, bilinearly.
+
+    Each value takes the four pixels around its place (as a sample of ROI align, He et al. 2017). Of a box more than
+    twice as large as the output it is the mean of several such samples, evenly spread, at most two pixels apart.
+
+    Args:
+        images: B images 3 x H_i x W_i, uint8 or float, on one device.
+        boxes: B x K x 4: left, top, right, bottom edge in pixels.
+        size: Pixels a side of the crops, s.
+
+    Returns:
+        crops: float32 B x K x 3 x s x s in the images' range; 0 outside the image.
+        inside: float32 B x K x 1 x s x s: 1 inside the image, 0 outside.
+    """
+    device = images[0].device
+    shape = torch.tensor([[image.shape[1], image.shape[2]] for image in images], device=device)
+    area = shape.prod(dim=1)
+    offset = (area.cumsum(0) - area).view(-1, 1, 1, 1)
+    width = shape[:, 1].view(-1, 1, 1, 1)
+    # What an axis gives to a value does not depend on the other axis: B x K x 2 (y, x) x n x s, n samples.
+    # Positions need more digits than float32 has left within a large image.
+    begin = boxes[:, :, :2].flip(2).to(device=device, dtype=torch.float64)[:, :, :, None, None]
+    length = boxes[:, :, 2:].flip(2).to(device=device, dtype=torch.float64)[:, :, :, None, None] - begin
+    samples = (length / (2 * size)).ceil().clamp_min(1)
+    number = torch.arange(int(samples.max()), device=device).view(-1, 1)
+    step = torch.arange(size, device=device)
+    place = begin + (step + (number + 0.5) / samples) * (length / size)
+    limit = shape[:, None, :, None, None]
+    used = (place >= 0) & (place <= limit) & (number < samples)
+    count = used.sum(dim=3, keepdim=True)
+    # Pixel i has its centre at i + 0.5; in the outer half of the border's pixels their value holds.
+    position = torch.minimum((place - 0.5).clamp_min(0), (limit - 1).to(place.dtype))
+    first = position.floor()
+    share = used / count.clamp_min(1)
+    weight = torch.cat([(first + 1 - position) * share, (position - first) * share], dim=3).float()
+    pixel = torch.cat([first.long(), torch.minimum(first.long() + 1, limit - 1)], dim=3)
+    row = (pixel[:, :, 0] * width + offset).unsqueeze(4)
+    column = pixel[:, :, 1].unsqueeze(3)
+    down, across = weight[:, :, 0].unsqueeze(4), weight[:, :, 1].unsqueeze(3)
+
+    crops = torch.zeros(boxes.shape[0], boxes.shape[1], 3, size, size, device=device)
+    # Channel by channel and pixel by pixel: beside a large image there is neither a copy of it nor room for many.
+    for channel in range(3):
+        plane = torch.cat([image[channel].reshape(-1) for image in images])
+        for y in range(row.shape[2]):
+            for x in range(column.shape[2]):
+                value = _take(plane, row[:, :, y] + column[:, :, x]).mul_(down[:, :, y])
+                crops[:, :, channel] += value.mul_(across[:, :, x])
+    reached = (count > 0).float()
+    inside = reached[:, :, 0].transpose(2, 3) * reached[:, :, 1]
+    return crops, inside.unsqueeze(2)
+
+
+def _take(plane: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
+    return plane.index_select(0, index.flatten()).view(index.shape).float()

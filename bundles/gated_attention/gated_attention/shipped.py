@@ -1,0 +1,55 @@
+"""The network as it is shipped and exported, and run on data: logits, attention and instances of every image."""
+
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from ignite.engine import Engine, Events
+from monai.engines import SupervisedEvaluator
+
+from .handlers import AutocastInferer
+from .network import GatedAttentionNet
+from .transforms import PrepareBatch
+
+
+class ShippedGatedAttention(GatedAttentionNet):
+    """The weights of `GatedAttentionNet`, for inference: whole images B x 3 x H x W in 0..255 to logits B x N.
+
+    The logits are those of the fusion, or with method="global" those of the global branch.
+    """
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:  # type: ignore[override]
+        """Image as it is stored, uint8 or float, to logits B x N."""
+        output = self.look(list(image.unbind(0)), True)
+        return output["logits"] if "logits" in output else output["global_logits"]
+
+
+def look_at(
+    network: GatedAttentionNet, loader: Iterable[Any], *, device: Any, amp: bool = False
+) -> dict[str, torch.Tensor]:
+    """Run the network over a loader of `batches.ImageSet`.
+
+    Returns:
+        What `network.GatedAttentionNet` returns of all images in their order, on the CPU; `logits` are always there:
+        those of the prediction.
+    """
+    found: dict[str, list[torch.Tensor]] = {}
+
+    def collect(engine: Engine) -> None:
+        output: Any = engine.state.output
+        for name, value in output["pred"].items():
+            found.setdefault(name, []).append(value.float().cpu())
+
+    evaluator = SupervisedEvaluator(
+        device=torch.device(device),
+        val_data_loader=loader,
+        # In the layout of training, so that the figures are the same to the last digit.
+        network=network.to(device=device, memory_format=torch.channels_last),  # type: ignore[call-overload]
+        inferer=AutocastInferer(amp=amp),
+        prepare_batch=PrepareBatch(),
+        decollate=False,
+    )
+    evaluator.add_event_handler(Events.ITERATION_COMPLETED, collect)
+    evaluator.run()
+    joined = {name: torch.cat(values) for name, values in found.items()}
+    return {"logits": joined["global_logits"], **joined}
