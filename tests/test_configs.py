@@ -88,6 +88,7 @@ def test_released_weights_are_what_their_description_says(bundle):
     mask = ["background", "lung"] if outputs["format"] == "segmentation" else []
     assert list(outputs["channel_def"].values()) == [*mask, *info["classes"]]
     assert outputs["num_channels"] == len(outputs["channel_def"])
-    assert (
-        _read(bundle, "metadata")["network_data_format"]["inputs"]["image"]["spatial_shape"] == [info["image_size"]] * 2
-    )
+    inputs = _read(bundle, "metadata")["network_data_format"]["inputs"]["image"]
+    # A network that takes pixels as they are stored makes its small copy itself.
+    if inputs["value_range"] != [0, 255]:
+        assert inputs["spatial_shape"] == [info["image_size"]] * 2

@@ -14,11 +14,15 @@ import pytest
 import torch
 from PIL import Image
 
+from lsanet._class_lists import MULTI_LABEL
 from lsanet._common import SettingsError
+from lsanet._epoch_batches import EpochBatches
+from lsanet._image_data import ImageData, Split
 from lsanet._image_files import read_images
-from lsanet.batches import EpochBatches, ImageSet
-from lsanet.data import MULTI_LABEL, ImageData, Split, load_data
-from lsanet.transforms import Preprocess, load_image
+from lsanet._picture_transforms import load_image
+from lsanet.batches import ImageSet
+from lsanet.data import load_data
+from lsanet.transforms import Preprocess
 
 SPLITS = ("train", "val", "test")
 COUNTS = {"train": 12, "val": 8, "test": 8}

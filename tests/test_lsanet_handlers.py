@@ -7,6 +7,7 @@ from ignite.engine import Engine, Events
 from monai.engines import SupervisedEvaluator, SupervisedTrainer
 from scipy.special import expit, softmax
 
+import lsanet._loss_terms
 import lsanet.handlers
 from lsanet._handlers import OutputAsList
 from lsanet.handlers import LossTerms, LSAWeights
@@ -167,7 +168,7 @@ def test_an_evaluator_needs_no_gradients():
     engine = Engine(lambda engine, batch: {"pred": network(batch["image"]), "label": batch["label"]})
     handler.attach(engine)
     engine.run(data())
-    assert not handler.sums.requires_grad
+    assert handler.sums and not any(value.requires_grad for value in handler.sums.values())
 
 
 def test_several_ranks_are_joined_by_images_not_by_ranks(monkeypatch):
@@ -183,7 +184,8 @@ def test_several_ranks_are_joined_by_images_not_by_ranks(monkeypatch):
         engine.run(batches)
         return engine.state.metrics
 
-    monkeypatch.setattr(lsanet.handlers, "rank_and_size", lambda: (0, 2))
+    for module in (lsanet.handlers, lsanet._loss_terms):
+        monkeypatch.setattr(module, "rank_and_size", lambda: (0, 2))
     here, there = data(), [{k: v + 1 if k == "image" else v for k, v in data((3,))[0].items()}]
     monkeypatch.setattr(lsanet.handlers.dist, "all_reduce", lambda t: other.update({len(t): t.clone()}))
     run(there)

@@ -12,6 +12,7 @@ from monai.data import decollate_batch
 from monai.handlers import IgniteMetricHandler, from_engine
 from sklearn import metrics as reference
 
+from lsanet._epoch_scores import EpochScore
 from lsanet._metrics import (
     TASKS,
     accuracy,
@@ -24,7 +25,6 @@ from lsanet._metrics import (
     threshold_at_specificity,
     undefined_classes,
 )
-from lsanet.epoch_scores import EpochScore
 
 MULTI_CLASS, BINARY, ORDINAL, MULTI_LABEL = TASKS
 FLAGS = {MULTI_CLASS: "bloodmnist", BINARY: "breastmnist", ORDINAL: "retinamnist", MULTI_LABEL: "chestmnist"}
@@ -361,7 +361,7 @@ def test_epoch_score_in_an_ignite_engine(task, score, decollated):
 
     config = {
         "_target_": "IgniteMetricHandler",
-        "metric_fn": {"_target_": "lsanet.epoch_scores.EpochScore", "score": score, "task": task},
+        "metric_fn": {"_target_": "lsanet._epoch_scores.EpochScore", "score": score, "task": task},
         "output_transform": "$monai.handlers.from_engine(['pred', 'label'])",
     }
     handler = ConfigParser({"imports": ["$import monai"], "handler": config}).get_parsed_content("handler")

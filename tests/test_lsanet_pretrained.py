@@ -10,9 +10,10 @@ import threading
 import pytest
 import torch
 
-from lsanet.backbones import BACKBONES, build_backbone
+from lsanet._backbones import BACKBONES, build_backbone
+from lsanet._pretrained import ADDRESS, FILES, imagenet_names
 from lsanet.network import LSANet
-from lsanet.pretrained import ADDRESS, FILES, imagenet_names, init_network
+from lsanet.pretrained import init_network
 
 OPTIONS = {"num_classes": 3, "image_size": 32, "embed_channels": 8}
 

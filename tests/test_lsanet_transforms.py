@@ -5,17 +5,8 @@ import pytest
 import torch
 from PIL import Image
 
-from lsanet.transforms import (
-    AUGMENTATIONS,
-    Augment,
-    LoadPictured,
-    PrepareBatch,
-    Preprocess,
-    Preprocessd,
-    Probabilitiesd,
-    load_image,
-    to_uint8_picture,
-)
+from lsanet._picture_transforms import LoadPictured, Probabilitiesd, load_image, to_uint8_picture
+from lsanet.transforms import AUGMENTATIONS, Augment, PrepareBatch, Preprocess, Preprocessd
 
 
 def picture(count=1, channels=3, height=16, width=16, seed=0) -> torch.Tensor:

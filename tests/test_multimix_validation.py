@@ -7,8 +7,8 @@ import pytest
 import torch
 from sklearn.metrics import accuracy_score, balanced_accuracy_score, roc_auc_score
 
+from multimix._schedules import LR_SCHEDULES, rate_factor
 from multimix.losses import UNKNOWN
-from multimix.schedules import LR_SCHEDULES, rate_factor
 from multimix.streams import UNKNOWN_MASK
 from multimix.validation import SCORES, PrepareBatch, ValidationScore, predictions_and_targets
 

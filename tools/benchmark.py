@@ -3,6 +3,7 @@
     python tools/benchmark.py lsanet             everything, a few minutes on two cores
     python tools/benchmark.py lsanet --only epoch,step --image_sizes 28,64 --repeats 9
     python tools/benchmark.py multimix
+    python tools/benchmark.py gated_attention
 
 The contenders take turns (A B A B ...) in one process; ratios are ours / against within a round. A bar that
 is missed is printed so, and makes the exit status 1 with --strict. Rows go to a CSV, where they replace those
@@ -27,8 +28,12 @@ from measure import MISSED, Benchmark, Options, environment, run_benchmark, tabl
 ROOT = Path(__file__).resolve().parents[1]
 
 # A bundle's cases: a module with `BENCHMARKS`, by name a function of `Options` that makes them one by one.
-BUNDLES = {"lsanet": "benchmark_lsanet", "multimix": "benchmark_multimix"}
-IMAGE_SIZES = {"lsanet": [28, 64, 224], "multimix": [128, 256]}
+BUNDLES = {
+    "lsanet": "benchmark_lsanet",
+    "multimix": "benchmark_multimix",
+    "gated_attention": "benchmark_gated_attention",
+}
+IMAGE_SIZES = {"lsanet": [28, 64, 224], "multimix": [128, 256], "gated_attention": [128, 224]}
 
 
 def _names(text: str) -> list[str]:

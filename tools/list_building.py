@@ -17,11 +17,15 @@ from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "bundles" / "lsanet"))
 
+from list_near_duplicates import group_near_duplicates
 from splits import SECTIONS, Entry, Source, apply_budget, assign_splits, check_copies, class_counts
 
 from lsanet._images import IMAGE_SUFFIXES
 
-TRAIN = "python -m monai.bundle run training --config_file bundles/lsanet/configs/train.json"
+
+def train_command(bundle: str) -> str:
+    """Write the command that trains a bundle."""
+    return f"python -m monai.bundle run training --config_file bundles/{bundle}/configs/train.json"
 
 
 def header_problem(path: Path, data: bytes) -> str | None:
@@ -46,17 +50,24 @@ def header_problem(path: Path, data: bytes) -> str | None:
     return None
 
 
-def check(source: Source, allow_copies: bool) -> None:
-    """Check everything that can be checked before splitting; raise one error with all problems."""
+def check(source: Source, allow_copies: bool, near_duplicates: float | None = None, turned_views: bool = False) -> None:
+    """Check everything that can be checked before splitting; raise one error with all problems.
+
+    Args:
+        source: What was read.
+        allow_copies: Copies in two splits or classes are a remark, not an error.
+        near_duplicates: The correlation from which two images are of one group; None: not looked for.
+        turned_views: Near-duplicates may be mirrored or turned.
+    """
     problems = source.problems
     for image, times in Counter(e.image for e in source.entries).items():
         if times > 1:
             rows = ", ".join(e.origin for e in source.entries if e.image == image)
             problems["same path more than once"].append(f"{image} ({rows})")
-    for entry in source.entries:
-        if entry.digest is None:
-            check_file(entry, source)
+    readable = [entry for entry in source.entries if entry.digest is None and check_file(entry, source)]
     check_classes(source)
+    if near_duplicates is not None:
+        group_near_duplicates(source, readable, near_duplicates, turned_views, allow_copies)
     held = defaultdict(set)
     for entry in source.entries:
         if entry.group is not None and entry.split:
@@ -70,17 +81,18 @@ def check(source: Source, allow_copies: bool) -> None:
     source.fail_if_problems()
 
 
-def check_file(entry: Entry, source: Source) -> None:
-    """Read a file once: is it there, is its header an image's, and what is its checksum."""
+def check_file(entry: Entry, source: Source) -> bool:
+    """Read a file once: is it there, is its header an image's, and what is its checksum; True where all is well."""
     path = source.root / entry.image
     where = f"{entry.image} ({entry.origin})" if entry.origin else entry.image
     if not path.is_file():
         source.problems["missing file"].append(where)
-        return
+        return False
     data = path.read_bytes()
     entry.digest = hashlib.sha256(data).hexdigest()
     if problem := header_problem(path, data):
         source.problems["unreadable image"].append(f"{where}: {problem}")
+    return problem is None
 
 
 def check_classes(source: Source) -> None:
@@ -112,9 +124,11 @@ def build_list(source: Source, args: argparse.Namespace) -> dict[str, Any]:
     if args.resplit:
         for entry in source.entries:
             entry.split = None
-    check(source, args.allow_copies)
+    check(source, args.allow_copies, args.near_duplicates, args.turned_views)
     data: dict[str, Any] = {"name": source.name, "seed": args.seed}
     data["split"] = assign_splits(source, args.fractions, args.seed)
+    if source.remark:
+        data["note"] = source.remark
     apply_budget(source, args.label_fraction, args.labels_per_class, args.seed)
     if source.multi_label:
         task = "multi-label, binary-class"

@@ -14,7 +14,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "bundles" / "multimix"))
 
-from list_building import check_classes, check_file, format_list, write_whole
+from list_building import check_classes, check_file, format_list, train_command, write_whole
 from list_chest_layouts import ChestSource, read_classification, read_segmentation, read_unlabelled
 from splits import SECTIONS, Entry, ListError, Source, assign_splits
 
@@ -24,7 +24,6 @@ from multimix.datalist_entries import TASKS
 from multimix.datalists import check_datalist
 from multimix.mask_files import MaskError, read_mask
 
-TRAIN = "python -m monai.bundle run training --config_file bundles/multimix/configs/train.json"
 ALL_SECTIONS = (*SECTIONS, "cross_domain", "unlabelled")
 TEST_SHARE = 0.2
 
@@ -49,7 +48,8 @@ def make_chest_list(args: argparse.Namespace) -> None:
     write_whole(path, format_list(data).encode())
     notes = [note for source in sources.values() for note in source.notes]
     print(*notes, "", count_table(data), "", f"wrote {path}", "next:", sep="\n")
-    print(f"  {TRAIN} --dataset datalist --datalist {shlex.quote(str(path))} --dataset_dir {shlex.quote(str(root))}")
+    where = f"--datalist {shlex.quote(str(path))} --dataset_dir {shlex.quote(str(root))}"
+    print(f"  {train_command('multimix')} --dataset datalist {where}")
 
 
 def read_sources(args: argparse.Namespace, root: Path) -> dict[str, ChestSource]:

@@ -15,7 +15,7 @@ from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "bundles" / "lsanet"))
 
-from list_building import TRAIN, build_list, write_whole
+from list_building import build_list, train_command, write_whole
 from list_readers import COLUMNS, read_csv
 from splits import SECTIONS, ListError, Source
 
@@ -107,4 +107,5 @@ def pack(args: argparse.Namespace) -> None:
     np.savez_compressed(buffer, **arrays)  # type: ignore[arg-type]
     write_whole(Path(args.output), buffer.getvalue())
     print(*notes, *(f"{name}: {array.dtype} {array.shape}" for name, array in arrays.items()), sep="\n")
-    print(f"wrote {args.output}", "next:", f"  {TRAIN} --dataset {shlex.quote(args.output)}", sep="\n")
+    print(f"wrote {args.output}", "next:", sep="\n")
+    print(f"  {train_command('lsanet')} --dataset {shlex.quote(args.output)}")

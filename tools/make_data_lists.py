@@ -5,24 +5,39 @@
     python tools/make_data_lists.py npz FILE --images_dir DIR    exports the images as PNG files, too
     python tools/make_data_lists.py pack LIST --size 28 --output FILE.npz
     python tools/make_data_lists.py chest --classification DIR --segmentation DIR      one list for multimix
+    python tools/make_data_lists.py bach DIR                     BACH (ICIAR 2018), for gated_attention
+    python tools/make_data_lists.py aspergillus DIR              CNN_Aspergillus, for gated_attention
 
-Splits are stratified by class, decided by the seed, and keep the images of a group (patient) and identical
-files together. Everything is checked first; all problems are reported at once, and then nothing is written.
+Splits are stratified by class, decided by the seed, and keep the images of a group (patient, near-duplicates) and
+identical files together. Everything is checked first; all problems are reported at once, and then nothing is written.
 """
 
 from __future__ import annotations
 
 import argparse
 import io
-import re
 import shlex
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import numpy as np
-from list_building import TRAIN, build_list, format_list, write_whole
+from list_building import build_list, format_list, train_command, write_whole
+from list_microscopy import PAPER_FRACTIONS, read_aspergillus, read_bach
+from list_near_duplicates import THRESHOLD
+from list_options import (
+    Parser,
+    correlation,
+    integer_from,
+    names_list,
+    number_or_all,
+    plain_name,
+    regular_expression,
+    share,
+    three_fractions,
+    whole_numbers,
+)
 from list_packing import pack
 from list_readers import COLUMNS, read_csv, read_folder, read_npz
 from PIL import Image
@@ -68,7 +83,7 @@ def export_images(source: Source) -> None:
 
 
 def make_list(args: argparse.Namespace) -> None:
-    """Run the commands folder, csv and npz."""
+    """Run the commands folder, csv, npz, bach and aspergillus."""
     source: Source = args.read(args)
     if not source.entries and not source.problems:
         raise ListError("found no images")
@@ -78,7 +93,7 @@ def make_list(args: argparse.Namespace) -> None:
     write_whole(path, format_list(data).encode())
     print(*source.notes, "", count_table(data), "", f"wrote {path}", "next:", sep="\n")
     where = f"--datalist {shlex.quote(str(path))} --dataset_dir {shlex.quote(str(source.root))}"
-    print(f"  {TRAIN} --dataset datalist {where}")
+    print(f"  {train_command(args.bundle)} --dataset datalist {where}")
 
 
 def make_chest_list(args: argparse.Namespace) -> None:
@@ -91,108 +106,15 @@ def make_chest_list(args: argparse.Namespace) -> None:
 # ------------------------------------------------------------------------------------------ command line
 
 
-class Parser(argparse.ArgumentParser):
-    """A parser whose errors end with status 1, as all mistakes here."""
-
-    def error(self, message: str) -> NoReturn:
-        """Print the message and leave."""
-        self.print_usage(sys.stderr)
-        self.exit(1, f"error: {message}\n")
-
-
-def three_fractions(text: str) -> tuple[float, ...]:
-    """Read ``0.7,0.1,0.2``."""
-    try:
-        values = tuple(float(part) for part in text.split(","))
-    except ValueError:
-        values = ()
-    if len(values) != 3 or not abs(sum(values) - 1) < 1e-6 or min(values) < 0 or min(values[:2]) == 0:
-        raise argparse.ArgumentTypeError(
-            f"'{text}' is not three shares such as {','.join(map(str, DEFAULT_FRACTIONS))}, which sum to 1; "
-            "only the last, the test part, may be 0"
-        )
-    return values
-
-
-def names_list(text: str) -> list[str]:
-    """Read distinct names separated by commas."""
-    names = [name.strip() for name in text.split(",")]
-    if "" in names or len(set(names)) < len(names):
-        raise argparse.ArgumentTypeError(f"'{text}' holds an empty name or one name twice")
-    return names
-
-
-def plain_name(text: str) -> str:
-    """Read a name that can be part of a file name."""
-    if not text or set(text) & set("/\\"):
-        raise argparse.ArgumentTypeError(f"'{text}' cannot be part of a file name")
-    return text
-
-
-def integer_from(least: int, most: int = 2**32 - 1) -> Callable[[str], int]:
-    """Make a reader of whole numbers within bounds."""
-
-    def whole(text: str) -> int:
-        if not re.fullmatch(r"-?\d+", text) or not least <= int(text) <= most:
-            raise argparse.ArgumentTypeError(f"'{text}' is not a whole number from {least} to {most}")
-        return int(text)
-
-    return whole
-
-
-def number_or_all(text: str) -> int | str:
-    """Read a number of labels, or `all`."""
-    return text if text == "all" else integer_from(1)(text)
-
-
-def whole_numbers(text: str) -> list[int]:
-    """Read `150,200`."""
-    return [integer_from(-(2**31))(part) for part in text.split(",")]
-
-
-def share(text: str) -> float:
-    """Read the share of the validation part."""
-    try:
-        value = float(text)
-    except ValueError:
-        value = 0.0
-    if not 0 < value <= 0.5:
-        raise argparse.ArgumentTypeError(f"'{text}' is not a share above 0 and up to 0.5")
-    return value
-
-
-def regular_expression(text: str) -> str:
-    """Check a regular expression."""
-    try:
-        re.compile(text)
-    except re.error as error:
-        raise argparse.ArgumentTypeError(f"'{text}' is not a regular expression: {error}") from None
-    return text
-
-
 def make_parser() -> Parser:
     """Describe the command line."""
     parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
     commands = parser.add_subparsers(dest="command", required=True)
+    general, near = general_options(DEFAULT_FRACTIONS), near_duplicate_options("none")
     shared = argparse.ArgumentParser(add_help=False)
-    add = shared.add_argument
-    add("--name", type=plain_name, help="name of the dataset (default: the folder's, or the .npz file's)")
-    add("--classes", type=names_list, help="all class names in the order of the labels: a,b,c")
-    add(
-        "--fractions",
-        type=three_fractions,
-        help="shares of training, validation, test (default: 0.7,0.1,0.2)",
-    )
-    add("--seed", type=integer_from(0), default=0)
-    add("--resplit", action="store_true", help="ignore the splits that the data come with")
-    add("--label_fraction", type=float, help="part of every training class that keeps its labels")
-    add("--labels_per_class", type=int, help="number of training images per class that keep their labels")
-    add("--ordinal", action="store_true", help="the classes are grades, in order")
-    add(
-        "--allow_copies",
-        action="store_true",
-        help="identical files in two splits are a warning, not an error",
-    )
+    shared.add_argument("--classes", type=names_list, help="all class names in the order of the labels: a,b,c")
+    shared.add_argument("--resplit", action="store_true", help="ignore the splits that the data come with")
+    shared.add_argument("--ordinal", action="store_true", help="the classes are grades, in order")
     rooted = argparse.ArgumentParser(add_help=False)
     rooted.add_argument("--root", help="what paths are relative to (default: DIR, or the folder of the file)")
     columns = argparse.ArgumentParser(add_help=False)
@@ -202,28 +124,78 @@ def make_parser() -> Parser:
     target = argparse.ArgumentParser(add_help=False)
     target.add_argument("--output", help="the list (default: a name made of dataset, split and seed)")
     target.add_argument("--output_dir", default=".", help="folder of the list, if --output is not given")
+    nothing = dict.fromkeys(("group_pattern", "label_columns", "root", "classes", "near_duplicates"))
 
     def command(name: str, parents: list[Any], text: str, **defaults: Any) -> Any:
         sub = commands.add_parser(name, parents=parents, help=text, description=text, allow_abbrev=False)
-        sub.set_defaults(**{"group_pattern": None, "label_columns": None, "root": None, **defaults})
+        flags = dict.fromkeys(("resplit", "ordinal", "turned_views"), False)
+        sub.set_defaults(**{**nothing, **flags, "bundle": "lsanet", **defaults})
         return sub
 
-    sub = command("folder", [rooted, shared, target], "class folders", run=make_list, read=read_folder)
+    for_classes = [general, shared]
+    sub = command("folder", [rooted, *for_classes, near, target], "class folders", run=make_list, read=read_folder)
     sub.add_argument("dir", metavar="DIR")
     sub.add_argument("--group_pattern", type=regular_expression, help="finds the patient in a path: 'person(\\d+)_'")
-    sub = command("csv", [rooted, columns, shared, target], "a table", run=make_list, read=read_csv)
+    sub = command("csv", [rooted, columns, *for_classes, near, target], "a table", run=make_list, read=read_csv)
     sub.add_argument("file", metavar="FILE")
-    sub = command("npz", [shared, target], "MedMNIST-layout arrays", run=make_list, read=read_npz)
+    sub = command("npz", [*for_classes, target], "MedMNIST-layout arrays", run=make_list, read=read_npz)
     sub.add_argument("file", metavar="FILE")
     sub.add_argument("--images_dir", required=True, help="folder for the PNG files")
-    sub = command("pack", [rooted, columns, shared], "a list or CSV to MedMNIST-layout arrays", run=pack)
+    sub = command("pack", [rooted, columns, *for_classes], "a list or CSV to MedMNIST-layout arrays", run=pack)
     sub.add_argument("list", metavar="LIST", help="a datalist (.json), or a .csv with the options of csv")
     sub.add_argument("--size", type=integer_from(1, 4096), default=28)
     sub.add_argument("--channels", type=int, choices=(1, 3), default=3)
     sub.add_argument("--keep_aspect", action="store_true", help="pad with black instead of squeezing")
     sub.add_argument("--output", required=True, metavar="FILE.npz")
     add_chest(command("chest", [target], "chest X-rays with classes and masks, for multimix", run=make_chest_list))
+
+    def microscopy(name: str, text: str, read: Callable[[argparse.Namespace], Source]) -> Any:
+        # Parents of their own: a default that is set here would otherwise be that of all commands.
+        parents = [rooted, general_options(PAPER_FRACTIONS), near_duplicate_options(str(THRESHOLD)), target]
+        defaults = {"fractions": PAPER_FRACTIONS, "near_duplicates": THRESHOLD, "bundle": "gated_attention"}
+        sub = command(name, parents, text, run=make_list, read=read, **defaults)
+        sub.add_argument("dir", metavar="DIR")
+        return sub
+
+    sub = microscopy("bach", "BACH (ICIAR 2018), as published: Photos/<class>/, with its table", read_bach)
+    sub.add_argument(
+        "--patients", metavar="FILE", help="a table with the columns file and patient, of all or some images"
+    )
+    sub = microscopy("aspergillus", "CNN_Aspergillus, as published: <set>/<number>-<strain>/", read_aspergillus)
+    sub.add_argument(
+        "--classes",
+        choices=("strains", "species"),
+        default="strains",
+        help="species: A. flavus AI1 and AI2 are one class",
+    )
     return parser
+
+
+def general_options(fractions: Sequence[float]) -> argparse.ArgumentParser:
+    """Describe the options of all commands that make one list of classes."""
+    parent = argparse.ArgumentParser(add_help=False)
+    add = parent.add_argument
+    add("--name", type=plain_name, help="name of the dataset (default: the folder's, or the .npz file's)")
+    usual = ",".join(map(str, fractions))
+    add("--fractions", type=three_fractions, help=f"shares of training, validation, test (default: {usual})")
+    add("--seed", type=integer_from(0), default=0)
+    add("--label_fraction", type=float, help="part of every training class that keeps its labels")
+    add("--labels_per_class", type=int, help="number of training images per class that keep their labels")
+    add("--allow_copies", action="store_true", help="copies in two splits or classes are a warning, not an error")
+    return parent
+
+
+def near_duplicate_options(usual: str) -> argparse.ArgumentParser:
+    """Describe the options of commands that can look for near-duplicates."""
+    parent = argparse.ArgumentParser(add_help=False)
+    parent.add_argument(
+        "--near_duplicates",
+        type=correlation,
+        metavar="CORRELATION",
+        help=f"images of one field are one group: those whose thumbnails correlate so much, as 0.8 (default: {usual})",
+    )
+    parent.add_argument("--turned_views", action="store_true", help="near-duplicates may be mirrored or turned")
+    return parent
 
 
 def add_chest(sub: argparse.ArgumentParser) -> None:
@@ -255,6 +227,8 @@ def main(argv: list[str] | None = None) -> int:
     try:
         if args.label_columns and (args.classes or args.ordinal):
             raise ListError("--label_columns names the classes, and has no grades: leave --classes and --ordinal out")
+        if args.turned_views and args.near_duplicates is None:
+            raise ListError("--turned_views is about near-duplicates: give --near_duplicates, such as 0.8, too")
         args.run(args)
     except (ListError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)

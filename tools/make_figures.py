@@ -10,7 +10,9 @@ import csv
 import json
 import shutil
 import sys
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -38,6 +40,48 @@ def draw_lsanet(run: Path, folder: Path) -> list[Path]:
     from lsanet import _figures, training_figures
     from lsanet._records import read_history
 
+    metrics, drawn = draw_classification(run, folder, _figures)
+    if (run / "history.csv").is_file():
+        history = read_history(run / "history.csv")
+        nodes = [name for name in ("C1", "C2", "C3", "C4") if f"train_beta_{name}" in history[-1]]
+        if nodes:
+            drawn.append(folder / "beta.png")
+            settings = metrics["settings"]
+            ratio = None if settings["lsa"] == "gated" else float(np.exp(1 / settings["lsa_temperature"]))
+            training_figures.save_beta(drawn[-1], history=history, nodes=nodes, max_ratio=ratio)
+        drawn.append(folder / "history.png")
+        training_figures.save_history(drawn[-1], history=history, best_epoch=metrics["chosen_epoch"])
+    return drawn
+
+
+def draw_gated_attention(run: Path, folder: Path) -> list[Path]:
+    """Draw history, lambda, confusion matrix, ROC and reliability of a gated attention run; returns the files.
+
+    Where the network looked in test images, and the coverage of boxes, are copied as the run drew them: look at the
+    licence of the images before publishing them.
+    """
+    from gated_attention import _figures, training_figures
+    from gated_attention._records import read_history
+
+    metrics, drawn = draw_classification(run, folder, _figures)
+    if (run / "history.csv").is_file():
+        history = read_history(run / "history.csv")
+        drawn.append(folder / "history.png")
+        training_figures.save_history(drawn[-1], history=history, best_epoch=metrics["chosen_epoch"])
+        if "train_lambda" in history[-1]:
+            drawn.append(folder / "lambda.png")
+            training_figures.save_lambda(drawn[-1], history=history)
+    return drawn + copied(run, folder, ("attention.png", "coverage.png"))
+
+
+def draw_classification(run: Path, folder: Path, figures: Any) -> tuple[dict[str, Any], list[Path]]:
+    """Draw confusion matrix, ROC and reliability of a classifier's run; returns its figures, and the files.
+
+    Args:
+        run: Its folder.
+        folder: Where to draw.
+        figures: The module `_figures` of its bundle.
+    """
     metrics = json.loads((run / "metrics.json").read_text(encoding="utf-8"))
     classes = metrics["data"]["classes"]
     with open(run / "predictions.csv", newline="", encoding="utf-8") as file:
@@ -51,22 +95,20 @@ def draw_lsanet(run: Path, folder: Path) -> list[Path]:
         targets = np.array([classes.index(row["label"]) for row in rows])
         confidence, correct = probabilities.max(axis=1), probabilities.argmax(axis=1) == targets
     drawn = [folder / "roc.png", folder / "reliability.png"]
-    _figures.save_roc(drawn[0], targets=targets, probabilities=probabilities, classes=classes)
-    _figures.save_reliability(drawn[1], confidence=confidence.ravel(), correct=correct.ravel())
+    figures.save_roc(drawn[0], targets=targets, probabilities=probabilities, classes=classes)
+    figures.save_reliability(drawn[1], confidence=confidence.ravel(), correct=correct.ravel())
     if targets.ndim == 1:
         drawn.append(folder / "confusion_matrix.png")
-        _figures.save_confusion_matrix(drawn[-1], counts=np.asarray(metrics["test_confusion"]), classes=classes)
-    if (run / "history.csv").is_file():
-        history = read_history(run / "history.csv")
-        nodes = [name for name in ("C1", "C2", "C3", "C4") if f"train_beta_{name}" in history[-1]]
-        if nodes:
-            drawn.append(folder / "beta.png")
-            settings = metrics["settings"]
-            ratio = None if settings["lsa"] == "gated" else float(np.exp(1 / settings["lsa_temperature"]))
-            training_figures.save_beta(drawn[-1], history=history, nodes=nodes, max_ratio=ratio)
-        drawn.append(folder / "history.png")
-        training_figures.save_history(drawn[-1], history=history, best_epoch=metrics["chosen_epoch"])
-    return drawn
+        figures.save_confusion_matrix(drawn[-1], counts=np.asarray(metrics["test_confusion"]), classes=classes)
+    return metrics, drawn
+
+
+def copied(run: Path, folder: Path, names: Sequence[str]) -> list[Path]:
+    """Copy figures of a run, those that it has; returns the files."""
+    found = [name for name in names if (run / "figures" / name).is_file()]
+    for name in found:
+        shutil.copyfile(run / "figures" / name, folder / name)
+    return [folder / name for name in found]
 
 
 def draw_multimix(run: Path, folder: Path) -> list[Path]:
@@ -111,14 +153,10 @@ def draw_multimix(run: Path, folder: Path) -> list[Path]:
             metrics=METRICS,
             best_epoch=metrics["chosen_epoch"],
         )
-    for name in ("boundaries_test.png", "saliency.png"):
-        if (run / "figures" / name).is_file():
-            drawn.append(folder / name)
-            shutil.copyfile(run / "figures" / name, drawn[-1])
-    return drawn
+    return drawn + copied(run, folder, ("boundaries_test.png", "saliency.png"))
 
 
-DRAW = {"lsanet": draw_lsanet, "multimix": draw_multimix}
+DRAW = {"lsanet": draw_lsanet, "multimix": draw_multimix, "gated_attention": draw_gated_attention}
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -23,7 +23,14 @@ from threading import Lock
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
-SPLITS = {"": ("test",), "last_": ("last_epoch", "test"), "val_": ("validation",), "x_": ("cross_domain",)}
+SPLITS = {
+    "": ("test",),
+    "last_": ("last_epoch", "test"),
+    "val_": ("validation",),
+    "x_": ("cross_domain",),
+    "global_": ("test_global",),
+    "coverage_": ("coverage",),
+}
 TASKS = ("classification", "segmentation")
 SHOWN = ("acc", "auc", "dice", "x_acc", "x_dice")
 
@@ -104,7 +111,8 @@ def run(bundle: str, settings: dict[str, Any], folder: Path) -> dict[str, Any] |
 def figures(metrics: dict[str, Any]) -> dict[str, Any]:
     """Figures of a run out of its `metrics.json`.
 
-    Test, test of the last epoch (last_...), validation (val_...), cross-domain (x_...); of both tasks, if it has two.
+    Test, test of the last epoch (last_...), validation (val_...), cross-domain (x_...), the global branch on test
+    (global_...), reference boxes (coverage_...); of both tasks, if it has two.
     """
     row: dict[str, Any] = {"dataset": metrics["dataset"], "epoch": metrics["chosen_epoch"]}
     for prefix, keys in SPLITS.items():

@@ -13,7 +13,7 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "bundles" / "lsanet"))
 
-from lsanet.subsets import class_membership, labelled_subset
+from lsanet._subsets import class_membership, labelled_subset
 
 SECTIONS = ("training", "validation", "test")
 DEFAULT_FRACTIONS = (0.7, 0.1, 0.2)
@@ -51,6 +51,7 @@ class Source:
     pixels: dict[str, np.ndarray] = field(default_factory=dict)
     problems: defaultdict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
     notes: list[str] = field(default_factory=list)
+    remark: str | None = None  # for the list itself
 
     def fail_if_problems(self) -> None:
         """Raise one error that reports every problem, at most ten of a kind."""
