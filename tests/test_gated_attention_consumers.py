@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from monai.bundle import ConfigParser, ckpt_export, create_workflow, verify_metadata, verify_net_in_out
+from monai.bundle import ConfigParser, ckpt_export, create_workflow, onnx_export, verify_metadata, verify_net_in_out
 from monai.bundle.properties import InferProperties, MetaProperties, TrainProperties
 from monai.data import MetaTensor, load_net_with_metadata
 from monai.fl.client import MonaiAlgo
@@ -208,6 +208,39 @@ def test_torchscript_computes_the_same_and_carries_config_and_metadata(tmp_path,
             torch.testing.assert_close(loaded(image), eager(image), rtol=0, atol=1e-4)
     assert metadata["network_data_format"]["outputs"]["pred"]["num_channels"] == 3
     assert "preprocessing" in json.loads(extra["inference.json"])
+
+
+@pytest.mark.parametrize(
+    "network",
+    # Without a limit a box may be so large that a pixel of its crop is the mean of several samples.
+    [*[{"attention": name} for name in ATTENTIONS], {"pooling": "concat", "max_box": None, "threshold": 0.1}],
+    ids=lambda network: "-".join(map(str, network.values())),
+)
+def test_onnx_computes_the_same(tmp_path, network):
+    for package in ("onnx", "onnxscript"):
+        pytest.importorskip(package, reason=f"{package} is not installed (extra 'export')")
+    onnxruntime = pytest.importorskip("onnxruntime", reason="onnxruntime is not installed (extra 'export')")
+    root = _bundle(tmp_path / "microscopy", **network)
+    exported = str(tmp_path / "model.onnx")
+    height, width = 150, 200
+    onnx_export(
+        net_id="network_def",
+        config_file=str(root / "configs" / "inference.json"),
+        meta_file=str(root / "configs" / "metadata.json"),
+        ckpt_file=str(root / "models" / "model.pt"),
+        filepath=exported,
+        input_shape=[2, 3, height, width],
+        bundle_root=str(root),
+        device="cpu",
+    )
+    session = onnxruntime.InferenceSession(exported)
+    eager = _eager(root)
+    # In one of one colour nothing stands out, and the whole image is the instance.
+    images = [*(_image(2, height, width, seed=seed) for seed in range(4)), torch.full((2, 3, height, width), 90.0)]
+    for image in images:
+        (logits,) = session.run(None, {session.get_inputs()[0].name: image.numpy()})
+        with torch.no_grad():
+            np.testing.assert_allclose(logits, eager(image).numpy(), rtol=0, atol=1e-4)
 
 
 def test_what_is_shipped_computes_what_was_trained(bundle):

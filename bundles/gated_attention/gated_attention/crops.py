@@ -2,6 +2,8 @@
 
 import torch
 
+from .exporting import is_exporting
+
 
 def cut_instances(images: list[torch.Tensor], boxes: torch.Tensor, size: int) -> tuple[torch.Tensor, torch.Tensor]:
     """Cut square boxes out of images of any sizes and resize them, bilinearly.
@@ -28,7 +30,13 @@ def cut_instances(images: list[torch.Tensor], boxes: torch.Tensor, size: int) ->
     begin = boxes[:, :, :2].flip(2).to(device=device, dtype=torch.float64)[:, :, :, None, None]
     length = boxes[:, :, 2:].flip(2).to(device=device, dtype=torch.float64)[:, :, :, None, None] - begin
     samples = (length / (2 * size)).ceil().clamp_min(1)
-    number = torch.arange(int(samples.max()), device=device).view(-1, 1)
+    exporting = is_exporting()
+    if exporting:
+        # A number that the data decide cannot be exported: that of the largest box, which is around an image.
+        most = -(-max([max(image.shape[1], image.shape[2]) for image in images]) // (2 * size))
+    else:
+        most = int(samples.max())
+    number = torch.arange(most, device=device).view(-1, 1)
     step = torch.arange(size, device=device)
     place = begin + (step + (number + 0.5) / samples) * (length / size)
     limit = shape[:, None, :, None, None]
@@ -40,6 +48,11 @@ def cut_instances(images: list[torch.Tensor], boxes: torch.Tensor, size: int) ->
     share = used / count.clamp_min(1)
     weight = torch.cat([(first + 1 - position) * share, (position - first) * share], dim=3).float()
     pixel = torch.cat([first.long(), torch.minimum(first.long() + 1, limit - 1)], dim=3)
+    reached = (count > 0).float()
+    inside = (reached[:, :, 0].transpose(2, 3) * reached[:, :, 1]).unsqueeze(2)
+    if exporting:
+        return _by_matrices(images, pixel, weight), inside
+
     row = (pixel[:, :, 0] * width + offset).unsqueeze(4)
     column = pixel[:, :, 1].unsqueeze(3)
     down, across = weight[:, :, 0].unsqueeze(4), weight[:, :, 1].unsqueeze(3)
@@ -52,10 +65,29 @@ def cut_instances(images: list[torch.Tensor], boxes: torch.Tensor, size: int) ->
             for x in range(column.shape[2]):
                 value = _take(plane, row[:, :, y] + column[:, :, x]).mul_(down[:, :, y])
                 crops[:, :, channel] += value.mul_(across[:, :, x])
-    reached = (count > 0).float()
-    inside = reached[:, :, 0].transpose(2, 3) * reached[:, :, 1]
-    return crops, inside.unsqueeze(2)
+    return crops, inside
 
 
 def _take(plane: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
     return plane.index_select(0, index.flatten()).view(index.shape).float()
+
+
+@torch.jit.unused
+def _by_matrices(images: list[torch.Tensor], pixel: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+    """The crops as products with the images, whose number of operations in a graph does not grow with the boxes.
+
+    Args:
+        images: B images 3 x H_i x W_i.
+        pixel: Of each value, its pixels along y and x: int64 B x K x 2 x n x s.
+        weight: Their weights, float32, of the same shape.
+    """
+    crops: list[torch.Tensor] = []
+    for image, pixels, weights in zip(images, pixel.transpose(3, 4), weight.transpose(3, 4), strict=True):
+        down, across = (
+            torch.zeros(pixels.shape[0], pixels.shape[2], length, device=image.device).scatter_add(
+                2, pixels[:, axis], weights[:, axis]
+            )
+            for axis, length in enumerate(image.shape[1:])
+        )
+        crops.append(down.unsqueeze(1) @ image.float() @ across.transpose(1, 2).unsqueeze(1))
+    return torch.stack(crops)

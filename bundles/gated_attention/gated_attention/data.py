@@ -22,7 +22,6 @@ from ._label_files import handed_over
 from .demo_data import DEMO_CLASSES, make_demo_images
 
 DEMO_COUNTS = {"train": 160, "val": 45, "test": 90}
-_DEMO_SIZE = 384  # pixels a side: the pattern of the cells is gone in a copy of 96
 
 
 def load_data(
@@ -79,7 +78,7 @@ def load_data(
 def _demo(counts: Mapping[str, int], seed: int) -> ImageData:
     splits = {}
     for split in SPLITS:
-        pictures, labels, _ = make_demo_images(counts[split], size=_DEMO_SIZE, seed=demo_seed(split, seed))
+        pictures, labels, _ = make_demo_images(counts[split], seed=demo_seed(split, seed))
         images = np.empty(len(pictures), dtype=object)
         images[:] = pictures
         splits[split] = Split(images, labels, [f"demo/{split}/{i:04d}" for i in range(len(labels))])

@@ -1,32 +1,35 @@
 """Synthetic microscopy pictures for the demo: deterministic, made in memory, and of no clinical meaning.
 
-A picture shows pale tissue with many pale cells, which say nothing, and eight to eleven dark cells, which decide the
-class: smooth, striped or chequered inside. The pattern has a period of a 64th of `size`, so that a copy of a quarter
-of the size has none of it left, and it changes neither mean nor, between stripes and chequers, variance. What the
-small copy does show is the colour of the dark cells. It goes with the class in `COLOUR_AGREES` of the pictures and
-misleads in the others: who looks at the small copy alone cannot be right more often, but learns where to look.
+A picture shows pale tissue with many pale cells, which say nothing, and a nest of dark cells, which decide the
+class: smooth, striped or chequered inside. The pattern has a period of a 224th of `size`, so that each pixel of a copy
+of 224 pixels a side, or of half as many, averages whole periods and shows none of it. It changes neither mean nor,
+between stripes and chequers, variance, and fades out before the cell's outline. What the small copy does show is the
+colour of the dark cells. It goes with the class in `COLOUR_AGREES` of the pictures and misleads in the others: who
+looks at the small copy alone cannot be right more often, but learns where to look.
 """
 
 import numpy as np
 
 DEMO_CLASSES = ("smooth cells", "striped cells", "chequered cells")
 COLOUR_AGREES = 0.6  # share of the pictures whose dark cells have the colour of their class
-MIN_SIZE = 192  # below, the pattern has less than three pixels a period
+PATTERN_GONE = 224  # pixels a side of the copy that has one period a pixel
+MIN_SIZE = 672  # below, the pattern has less than three pixels a period
 
 # Lengths are in pixels of a picture of this size, and scaled to others; colours are red, green, blue in 0..255.
-_SIZE = 256
-_STRETCH = (0.875, 1.125)  # of height and width, each its own: pictures differ in size and are not square
-_PERIOD = 4.0
-_CONTRAST = (0.45, 0.55)  # amplitude of the stripes, as a share of the cell's colour
-_DARK_RADIUS, _DARK_COUNT = (19.0, 25.0), (8, 12)
-_PALE_RADIUS, _PALE_COUNT = (8.0, 17.0), (28, 42)
+_SIZE = MIN_SIZE
+_STRETCH = (0.96, 1.04)  # of height and width, each its own: pictures differ in size and are not square
+_CONTRAST = (0.4, 0.5)  # amplitude of the stripes, as a share of the cell's colour: no colour is clipped
+_TILT = 0.2  # radians from upright or level: the small copy averages whole periods along its axes only
+_FADE = 7.0  # inside the outline: a pattern that broke off there would leave a trace in the small copy
+_DARK_RADIUS, _DARK_COUNT = (34.0, 40.0), (22, 31)
+_PALE_RADIUS, _PALE_COUNT = (21.0, 45.0), (28, 42)
 _TISSUE = (231.0, 216.0, 224.0)
-_DARK_COLOURS = ((86.0, 78.0, 158.0), (128.0, 68.0, 138.0), (160.0, 70.0, 106.0))  # by class, where they agree
+_DARK_COLOURS = ((56.0, 72.0, 132.0), (96.0, 60.0, 112.0), (132.0, 64.0, 70.0))  # by class, where they agree
 _PALE_COLOURS = ((196.0, 186.0, 216.0), (212.0, 182.0, 208.0), (224.0, 184.0, 194.0))  # in every class alike
 _SHADING = (0.6, 1.2, 0.9)  # of the tissue: how much of it is in each colour
-_TRIES = 64  # places that are tried for a cell
-_GAP = 2.0  # between dark cells, and between them and the border
-_NOISE = 5.0  # standard deviation
+_BUMPS = 0.12  # of the radius, at most: no cell is a circle
+_GAP = 2.0  # between dark cells at their largest, and between them and the border
+_NOISE = 7.0  # standard deviation
 
 
 def make_demo_images(
@@ -36,7 +39,7 @@ def make_demo_images(
 
     Args:
         count: N.
-        size: Pixels a side on average: heights and widths are between 7/8 and 9/8 of it.
+        size: Pixels a side on average: heights and widths are between 0.96 and 1.04 of it.
         seed: Of the random numbers; the same seed gives the same pictures.
 
     Returns:
@@ -70,15 +73,13 @@ def _draw(rng: np.random.Generator, size: int, label: int, colour: int) -> tuple
     """
     scale = size / _SIZE
     height, width = (round(size * share) for share in rng.uniform(*_STRETCH, 2))
-    picture: np.ndarray = (_TISSUE + rng.normal(0, 4, 3)).astype(np.float32)
-    for nodes, strength in ((5, 5.0), (25, 4.0)):
-        picture = picture + strength * _smooth(rng, height, width, nodes)[..., None] * np.asarray(
-            _SHADING, dtype=np.float32
-        )
+    tissue = np.asarray(_TISSUE + rng.normal(0, 4, 3), dtype=np.float32)
+    shading = 5 * _smooth(rng, height, width, 5) + 4 * _smooth(rng, height, width, 25)
+    picture = tissue + shading[..., None] * np.asarray(_SHADING, dtype=np.float32)
     _add_pale_cells(rng, picture, scale)
     boxes = _add_dark_cells(rng, picture, scale, label, colour)
     picture += _NOISE * rng.standard_normal((height, width, 1), dtype=np.float32)
-    return np.round(picture.clip(0, 255)).astype(np.uint8), boxes
+    return picture.round(out=picture).clip(0, 255, out=picture).astype(np.uint8), boxes
 
 
 def _add_pale_cells(rng: np.random.Generator, picture: np.ndarray, scale: float) -> None:
@@ -98,13 +99,15 @@ def _add_dark_cells(rng: np.random.Generator, picture: np.ndarray, scale: float,
     count = int(rng.integers(*_DARK_COUNT))
     radii = scale * rng.uniform(*_DARK_RADIUS, count)
     depth = _depth(rng, radii)
-    pattern = _pattern(rng, count, depth.shape[1], scale, label)
+    fade = (depth / np.float32(_FADE * scale)).clip(0, 1)
+    pattern = fade**2 * (3 - 2 * fade) * _pattern(rng, count, depth.shape[1], scale, label)
     tints = np.asarray(_DARK_COLOURS[colour]) + rng.normal(0, 4, 3) + rng.normal(0, 4, (count, 3))
     # A dark outline, and inside a shading that fades outwards: the same in all classes.
-    rim = 1 - 0.3 * np.exp(-((depth / (2 * np.float32(scale))) ** 2))
+    rim = 1 - 0.3 * np.exp(-((depth / (5 * np.float32(scale))) ** 2))
     shades = (rim + pattern)[..., None] * tints[:, None, None].astype(np.float32)
+    room = (1 + _BUMPS) * _DARK_RADIUS[1] * scale + _GAP * scale / 2
     boxes = np.empty((count, 4), dtype=np.int64)
-    for index, place in enumerate(_places(rng, picture.shape[:2], radii, scale)):
+    for index, place in enumerate(_places(rng, picture.shape[:2], count, room)):
         cover = depth[index].clip(0, 1)
         top, left = _paint(picture, place, 0.95 * cover[..., None], shades[index])
         rows, columns = (np.flatnonzero((cover > 0.5).any(axis)) for axis in (1, 0))
@@ -118,22 +121,21 @@ def _depth(rng: np.random.Generator, radii: np.ndarray) -> np.ndarray:
     axis = np.arange(-half, half + 1, dtype=np.float32)
     angle = np.arctan2(axis[:, None], axis[None, :])
     waves = np.stack([wave(order * angle) for order in (2, 3) for wave in (np.cos, np.sin)])
-    # At most 0.16 of the radius in all: no cell passes its square.
-    bumps = rng.uniform(-1, 1, (len(radii), 4)) * (0.05, 0.05, 0.03, 0.03)
+    bumps = _BUMPS / 4 * rng.uniform(-1, 1, (len(radii), 4))
     outline = 1 + np.tensordot(bumps.astype(np.float32), waves, 1)
     return radii[:, None, None].astype(np.float32) * outline - np.hypot(axis[:, None], axis[None, :])
 
 
 def _pattern(rng: np.random.Generator, count: int, side: int, scale: float, label: int) -> np.ndarray:
-    """The inside of n cells, each turned its own way: n x side x side of mean 0; stripes or chequers of one variance.
+    """The inside of n cells, each tilted its own way: n x side x side of mean 0; stripes or chequers of one variance.
 
     Chequers are stripes in both directions: the product of two waves is the sum of two crossed ones.
     """
-    angle = rng.uniform(0, np.pi, (count, 1, 1))
+    angle = np.pi / 2 * rng.integers(2, size=(count, 1, 1)) + rng.uniform(-_TILT, _TILT, (count, 1, 1))
     phases = rng.uniform(0, 2 * np.pi, (2, count, 1, 1))
     contrast = rng.uniform(*_CONTRAST, (count, 1, 1)).astype(np.float32)
     axis = np.arange(side) - side // 2
-    turns = 2 * np.pi / (_PERIOD * scale)
+    turns = 2 * np.pi * PATTERN_GONE / (_SIZE * scale)
     along = turns * (np.cos(angle) * axis[None, None, :] + np.sin(angle) * axis[None, :, None]) + phases[0]
     across = turns * (np.cos(angle) * axis[None, :, None] - np.sin(angle) * axis[None, None, :]) + phases[1]
     if DEMO_CLASSES[label] == "smooth cells":
@@ -144,18 +146,19 @@ def _pattern(rng: np.random.Generator, count: int, side: int, scale: float, labe
     return contrast * waves
 
 
-def _places(rng: np.random.Generator, shape: tuple[int, ...], radii: np.ndarray, scale: float) -> np.ndarray:
-    """Centres (n x 2: y, x) of cells that touch neither each other nor the border of a picture of this shape."""
-    room = 1.16 * radii + _GAP * scale
-    places = np.empty((0, 2))
-    while len(places) < len(radii):
-        n = len(places)
-        tries = rng.uniform(room[n], np.subtract(shape, room[n]), (_TRIES, 2))
-        distance = np.hypot(*(tries[:, None] - places).transpose(2, 0, 1))
-        free = np.flatnonzero((distance > room[n] + room[:n]).all(axis=1))
-        # Where no place is left the picture begins anew.
-        places = np.vstack([places, tries[free[:1]]]) if len(free) else np.empty((0, 2))
-    return places
+def _places(rng: np.random.Generator, shape: tuple[int, ...], count: int, room: float) -> np.ndarray:
+    """Centres (n x 2: y, x) of cells of radius `room` or less that touch neither each other nor the picture's border.
+
+    They are the nodes nearest to a random one of a lattice of triangles, turned and shifted at random.
+    """
+    angle, shift = rng.uniform(0, np.pi / 3), rng.uniform(0, 2 * room, 2)
+    reach = int(sum(shape) / room)
+    steps = np.stack(np.meshgrid(*[np.arange(-reach, reach + 1)] * 2), axis=-1).reshape(-1, 2)
+    sides = 2 * room * np.array([[np.cos(turn), np.sin(turn)] for turn in (angle, angle + np.pi / 3)])
+    nodes = steps @ sides + shift
+    nodes = nodes[((nodes >= room) & (nodes <= np.asarray(shape) - room)).all(axis=1)]
+    distance = np.linalg.norm(nodes - rng.choice(nodes), axis=1)
+    return nodes[np.argsort(distance)[:count]]
 
 
 def _paint(picture: np.ndarray, place: np.ndarray, opacity: np.ndarray, colour: np.ndarray) -> tuple[int, int]:
