@@ -22,9 +22,6 @@ def cut_instances(images: list[torch.Tensor], boxes: torch.Tensor, size: int) ->
     """
     device = images[0].device
     shape = torch.tensor([[image.shape[1], image.shape[2]] for image in images], device=device)
-    area = shape.prod(dim=1)
-    offset = (area.cumsum(0) - area).view(-1, 1, 1, 1)
-    width = shape[:, 1].view(-1, 1, 1, 1)
     # What an axis gives to a value does not depend on the other axis: B x K x 2 (y, x) x n x s, n samples.
     # Positions need more digits than float32 has left within a large image.
     begin = boxes[:, :, :2].flip(2).to(device=device, dtype=torch.float64)[:, :, :, None, None]
@@ -48,16 +45,29 @@ def cut_instances(images: list[torch.Tensor], boxes: torch.Tensor, size: int) ->
     share = used / count.clamp_min(1)
     weight = torch.cat([(first + 1 - position) * share, (position - first) * share], dim=3).float()
     pixel = torch.cat([first.long(), torch.minimum(first.long() + 1, limit - 1)], dim=3)
+    crops = _by_matrices(images, pixel, weight) if exporting else _by_pixels(images, pixel, weight)
     reached = (count > 0).float()
-    inside = (reached[:, :, 0].transpose(2, 3) * reached[:, :, 1]).unsqueeze(2)
-    if exporting:
-        return _by_matrices(images, pixel, weight), inside
+    inside = reached[:, :, 0].transpose(2, 3) * reached[:, :, 1]
+    return crops, inside.unsqueeze(2)
 
-    row = (pixel[:, :, 0] * width + offset).unsqueeze(4)
+
+def _by_pixels(images: list[torch.Tensor], pixel: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+    """Sum of the weighted pixels of every value.
+
+    Args:
+        images: B images 3 x H_i x W_i.
+        pixel: Of each value, its pixels along y and x: int64 B x K x 2 x n x s.
+        weight: Their weights, float32, of the same shape.
+    """
+    shape = torch.tensor([[image.shape[1], image.shape[2]] for image in images], device=pixel.device)
+    area = shape.prod(dim=1)
+    first = (area.cumsum(0) - area).view(-1, 1, 1, 1)
+    row = (pixel[:, :, 0] * shape[:, 1].view(-1, 1, 1, 1) + first).unsqueeze(4)
     column = pixel[:, :, 1].unsqueeze(3)
     down, across = weight[:, :, 0].unsqueeze(4), weight[:, :, 1].unsqueeze(3)
 
-    crops = torch.zeros(boxes.shape[0], boxes.shape[1], 3, size, size, device=device)
+    size = pixel.shape[4]
+    crops = torch.zeros(pixel.shape[0], pixel.shape[1], 3, size, size, device=pixel.device)
     # Channel by channel and pixel by pixel: beside a large image there is neither a copy of it nor room for many.
     for channel in range(3):
         plane = torch.cat([image[channel].reshape(-1) for image in images])
@@ -65,7 +75,7 @@ def cut_instances(images: list[torch.Tensor], boxes: torch.Tensor, size: int) ->
             for x in range(column.shape[2]):
                 value = _take(plane, row[:, :, y] + column[:, :, x]).mul_(down[:, :, y])
                 crops[:, :, channel] += value.mul_(across[:, :, x])
-    return crops, inside
+    return crops
 
 
 def _take(plane: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
@@ -74,13 +84,7 @@ def _take(plane: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
 
 @torch.jit.unused
 def _by_matrices(images: list[torch.Tensor], pixel: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
-    """The crops as products with the images, whose number of operations in a graph does not grow with the boxes.
-
-    Args:
-        images: B images 3 x H_i x W_i.
-        pixel: Of each value, its pixels along y and x: int64 B x K x 2 x n x s.
-        weight: Their weights, float32, of the same shape.
-    """
+    """The same as products of matrices: in an exported graph their number does not grow with the boxes."""
     crops: list[torch.Tensor] = []
     for image, pixels, weights in zip(images, pixel.transpose(3, 4), weight.transpose(3, 4), strict=True):
         down, across = (
