@@ -198,6 +198,7 @@ def test_a_server_gets_the_mask_that_a_run_writes(bundle, tmp_path, name, mode):
     assert served["result"]["probabilities"]["NORMAL"] == pytest.approx(float(row[2]), abs=1e-6)
     assert served["result"]["uncertainty"] == pytest.approx(float(row[4]), abs=1e-6)
     json.dumps(served["result"])
+    assert served.get("result_extension") == (None if name.endswith(".png") else ".png")
     # `Restored` resizes where the metadata name another size, and takes the affine that the file had.
     assert "spatial_shape" not in served["image"].meta and isinstance(served["image"], MetaTensor)
 

@@ -92,8 +92,9 @@ class MaskAndClassesd(MapTransform):
 
     Under the keys: C x S x S to uint8 X x Y x 1 of 0 and 1, a MetaTensor with the affine of the image's file: the
     first axis runs along a row, which is what ITK and NIfTI writers expect. `result` gets what a server says beside
-    the mask: `pred`, the name of the class, `probabilities` by class and `uncertainty`. Of a method without a mask the
-    keys get the probabilities of the classes, (K,).
+    the mask: `pred`, the name of the class, `probabilities` by class and `uncertainty`. `result_extension`, by which
+    MONAI Label names the mask's file, becomes ".png" for images that are JPEG or BMP files, unless it is given. Of a
+    method without a mask the keys get the probabilities of the classes, (K,).
 
     Args:
         keys: Usually "pred".
@@ -139,6 +140,9 @@ class MaskAndClassesd(MapTransform):
                 grid = read_grid(meta["filename_or_obj"])
                 voxels = torch.from_numpy(grid.to_file(mask.astype(np.uint8)))
                 changed[key] = MetaTensor(voxels, affine=torch.from_numpy(grid.affine))
+                # A server names the mask's file like the image's, and JPEG and BMP hold no mask of this shape.
+                if str(meta["filename_or_obj"]).lower().endswith((".jpg", ".jpeg", ".bmp")):
+                    changed.setdefault("result_extension", ".png")
             changed["result"] = {**changed.get("result", {}), **result}
         return changed
 
