@@ -5,6 +5,7 @@ import pytest
 import torch
 from scipy import ndimage
 
+from gated_attention import components
 from gated_attention.components import label_components
 
 
@@ -60,8 +61,10 @@ SHAPES = {
 }
 
 
+@pytest.mark.parametrize("exporting", [False, True])
 @pytest.mark.parametrize("name", SHAPES)
-def test_shapes(name):
+def test_shapes(name, exporting, monkeypatch):
+    monkeypatch.setattr(components, "is_exporting", lambda: exporting)
     mask = np.ascontiguousarray(SHAPES[name])
     labels = label_components(torch.from_numpy(mask)[None])
     assert labels.dtype == torch.int64

@@ -210,6 +210,15 @@ def test_torchscript_computes_the_same_and_carries_config_and_metadata(tmp_path,
     assert "preprocessing" in json.loads(extra["inference.json"])
 
 
+def test_what_is_recorded_for_an_export_computes_the_same():
+    network = ShippedGatedAttention(num_classes=3, **NETWORK).eval()  # type: ignore[arg-type]
+    recorded = torch.export.export(network, (_image(2, 150, 200),), strict=False).module()
+    # In one of one colour nothing stands out, and the whole image is the instance.
+    for image in (_image(2, 150, 200, seed=1), torch.full((2, 3, 150, 200), 90.0)):
+        with torch.no_grad():
+            torch.testing.assert_close(recorded(image), network(image), rtol=0, atol=1e-4)
+
+
 @pytest.mark.parametrize(
     "network",
     # Without a limit a box may be so large that a pixel of its crop is the mean of several samples.

@@ -8,6 +8,7 @@ import torch
 from PIL import Image
 from torch.nn import functional as F
 
+from gated_attention import crops as module
 from gated_attention.crops import cut_instances
 
 # Left, top and side; the images are 40 x 60, 90 x 13, 3 x 5 and 1 x 1 (height x width), the crops 7 x 7.
@@ -66,8 +67,10 @@ def reference(image, box, size):
     return crop, inside
 
 
+@pytest.mark.parametrize("exporting", [False, True])
 @pytest.mark.parametrize("dtype", [torch.uint8, torch.float32])
-def test_equals_the_slow_reference(dtype):
+def test_equals_the_slow_reference(dtype, exporting, monkeypatch):
+    monkeypatch.setattr(module, "is_exporting", lambda: exporting)
     images = pictures(dtype=dtype)
     # In every image the boxes in another order: boxes of unlike sizes lie beside each other.
     kinds = [list(np.roll(list(BOXES), image)) for image in range(len(images))]
