@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 import sys
 from pathlib import Path
 
@@ -47,6 +48,21 @@ def test_rows_by_seeds_are_kept_and_not_run_twice(tmp_path, monkeypatch):
     rows = list(csv.DictReader(output.open()))
     assert [r["row"] for r in rows] == ["lsanet", "baseline"]
     assert rows[0]["acc"] == "0.5000" and rows[0]["last_auc"] == "0.7000" and rows[0]["val_acc"] == "0.6000"
+
+
+@pytest.mark.parametrize(("jobs", "given", "expected"), [("1", None, None), ("4", None, "2"), ("2", "3", "3")])
+def test_runs_side_by_side_share_the_cores(tmp_path, monkeypatch, jobs, given, expected):
+    monkeypatch.setenv("OMP_NUM_THREADS", given or "")
+    if given is None:
+        monkeypatch.delenv("OMP_NUM_THREADS")
+    monkeypatch.setattr(os, "cpu_count", lambda: 8)
+    seen = []
+    monkeypatch.setattr(
+        run_table, "run", lambda *_: seen.append(os.environ.get("OMP_NUM_THREADS")) or run_table.figures(METRICS)
+    )
+    output = ["--output", str(tmp_path / "methods.csv"), "--runs_dir", str(tmp_path)]
+    assert run_table.main([str(_table(tmp_path)), "--jobs", jobs, *output]) == 0
+    assert seen == [expected, expected]
 
 
 def test_a_changed_setting_runs_again(tmp_path, monkeypatch):

@@ -9,12 +9,14 @@ A table is a JSON file: the bundle, settings that all rows share, and the rows w
 
 Every run is a command `python -m monai.bundle run` of its own, in its own folder below `--runs_dir`; a run that was
 stopped goes on where it was, and one that is already in the CSV with the same settings is not run again. With
-`--jobs` several run side by side on one machine. Paths of a table are relative to the repository.
+`--jobs` several run side by side on one machine, each on its share of the cores (or
+OMP_NUM_THREADS). Paths of a table are relative to the repository.
 """
 
 import argparse
 import csv
 import json
+import os
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -74,6 +76,9 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"{name}, seed {seed}: " + ", ".join(f"{key} {row[key]}" for key in SHOWN if key in row))
         return True
 
+    if options.jobs > 1:
+        # Runs that share cores and each use all of them wait for one another: three times slower on two cores.
+        os.environ.setdefault("OMP_NUM_THREADS", str(max((os.cpu_count() or 1) // options.jobs, 1)))
     jobs = [(name, seed) for seed in seeds for name in table["rows"]]
     with ThreadPoolExecutor(max(options.jobs, 1)) as pool:
         return sum(not fine for fine in pool.map(work, jobs))
