@@ -193,7 +193,7 @@ def test_entries_belong_to_the_image_that_their_path_ends_like(tmp_path: Path):
     boxes = read_reference_boxes(folder, files, sizes)
     assert {file for file, found in boxes.items() if found} == {"left/x.jpg", "data/1.2.840", "y.tif"}
     assert "reference boxes: 2 entries are for other images and were skipped" in boxes.remarks
-    path = _csv(tmp_path, HEADER, "left/x.jpg,0,0,5,5,", "1.2.840,0,0,5,5,", "/root/sub/y.tif,0,0,5,5,")
+    path = _csv(tmp_path, HEADER, "left/x.jpg,0,0,5,5,", "1.2.840,0,0,5,5,", "/slides/sub/y.tif,0,0,5,5,")
     assert {f for f, found in read_reference_boxes(path, files, sizes).items() if found} == {
         "left/x.jpg",
         "data/1.2.840",

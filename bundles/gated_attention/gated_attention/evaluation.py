@@ -17,11 +17,8 @@ from .instances import attention_mask
 from .network import GatedAttentionNet
 from .reference_boxes import ReferenceBoxes, read_reference_boxes
 from .run_report import write_run_report
+from .settings import OF_THE_FUSION, OF_THE_NETWORK
 from .shipped import look_at
-
-# What the settings must say as the weights' training did, or the figures would be of another network.
-_OF_THE_NETWORK = "method attention global_backbone image_size threshold mean std".split()
-_OF_THE_FUSION = "instance_backbone num_instances instance_size min_box max_box window_box pooling".split()
 
 
 class Evaluation(ClassifierEvaluation):
@@ -44,18 +41,24 @@ class Evaluation(ClassifierEvaluation):
         self.coverage: CoverageResult | None = None
         self.boxes: ReferenceBoxes | None = None
         self.pictures = ImageSet(self.data.splits["test"])
+        self.places = {file: place for place, file in enumerate(self.data.splits["test"].files)}
+        self.sizes: dict[str, tuple[int, int]] = {}
         if reference_boxes is not None:
             others = [file for name, part in self.data.splits.items() if name != "test" for file in part.files]
             files = self.data.splits["test"].files
             self.boxes = read_reference_boxes(reference_boxes, files, self._size, other_files=others)
 
     def _size(self, file: str) -> tuple[int, int]:
-        height, width = self.pictures.image(self.data.splits["test"].files.index(file)).shape[:2]
-        return height, width
+        """Height and width; an image that is not kept in memory is read for it, once."""
+        if file not in self.sizes:
+            height, width = self.pictures.image(self.places[file]).shape[:2]
+            self.sizes[file] = height, width
+        return self.sizes[file]
 
     def expected_info(self) -> dict[str, Any]:
-        """The settings of the network."""
-        names = _OF_THE_NETWORK + (_OF_THE_FUSION if self.settings["method"] == "fusion" else [])
+        """The settings of the network: others than those of the training would give figures of another network."""
+        fusion = self.settings["method"] == "fusion"
+        names = [name for name in OF_THE_NETWORK if fusion or name not in OF_THE_FUSION]
         values = {name: self.settings[name] for name in names}
         return {name: list(value) if name in ("mean", "std") else value for name, value in values.items()}
 

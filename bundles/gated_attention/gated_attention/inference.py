@@ -20,14 +20,11 @@ from .handlers import AutocastInferer
 from .inference_report import write_inference_report
 from .instance_figures import InstancePictures, save_picture
 from .network import GatedAttentionNet
+from .settings import OF_THE_NETWORK
 
 logger = logging.getLogger(__name__)
 
 INSTANCE_COLUMNS = ("file", "rank", "x0", "y0", "x1", "y1", "attention")
-_NEEDED = (
-    "classes method attention global_backbone instance_backbone num_instances instance_size threshold min_box max_box "
-    "window_box pooling image_size mean std"
-).split()
 _LOOKS, _LOOK_PIXELS = 6, 512  # pictures in the report, and the longer side of each
 
 
@@ -42,7 +39,7 @@ def read_info(ckpt_path: str) -> dict[str, Any]:
     if bundle != "gated_attention":
         path = Path(ckpt_path).with_suffix(".json")
         raise ValueError(f"{path}: these are weights of the bundle {bundle!r}, expected 'gated_attention'")
-    return read_model_info(ckpt_path, _NEEDED)
+    return read_model_info(ckpt_path, ["classes", *OF_THE_NETWORK])
 
 
 class InstanceInferer(AutocastInferer):

@@ -29,10 +29,8 @@ def _weights(value: Any) -> bool:
     return value in ("none", "balanced") or (isinstance(value, (list, tuple)) and len(value) > 0)
 
 
-OF_THE_NETWORK = (
-    "method attention global_backbone instance_backbone num_instances instance_size threshold min_box max_box "
-    "window_box pooling image_size mean std"
-).split()
+OF_THE_FUSION = "instance_backbone num_instances instance_size min_box max_box window_box pooling".split()
+OF_THE_NETWORK = ["method", "attention", "global_backbone", *OF_THE_FUSION, "threshold", "image_size", "mean", "std"]
 _BELOW_ONE = (lambda v: number(0)[0](v) and v < 1, "a number of at least 0 and below 1")
 _COMMON = {
     "dataset_dir": OPTIONAL_TEXT,
@@ -95,10 +93,7 @@ _INFERENCE = {"overlays": FLAG, "ckpt_path": TEXT, "contact_sheet": whole(0)}
 
 # Settings that only the fusion reads: given with the global branch alone they would be accepted and ignored. What
 # makes the mask of the attention is read with both.
-_ONLY_WITH_FUSION = (
-    "instance_backbone num_instances instance_size min_box max_box window_box pooling lambda_start lambda_step "
-    "lambda_every lambda_floor"
-).split()
+_ONLY_WITH_FUSION = [*OF_THE_FUSION, "lambda_start", "lambda_step", "lambda_every", "lambda_floor"]
 _ONLY_WITH_STEPS = ("lr_step", "lr_factor")
 
 
