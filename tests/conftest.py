@@ -12,7 +12,7 @@ BUNDLES = sorted(p.parent.parent for p in ROOT.glob("bundles/*/configs/train.jso
 # The networks of the tests are tiny: more threads than one only wait for each other, most of all beside other tests.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-for _bundle in BUNDLES:
+for _bundle in (*BUNDLES, ROOT / "bundles" / "common"):
     sys.path.insert(0, str(_bundle))
 
 

@@ -22,9 +22,9 @@ from monai.networks.utils import get_state_dict
 from monai.transforms import Compose, DeleteItemsd
 from PIL import Image
 
-from gated_attention._records import save_model
 from gated_attention.attention import ATTENTIONS
 from gated_attention.shipped import ShippedGatedAttention
+from label_efficient.engine.records import save_model
 
 ROOT = Path(__file__).resolve().parents[1]
 BUNDLE = ROOT / "bundles" / "gated_attention"
@@ -144,7 +144,7 @@ def test_number_of_epochs_set_as_a_property_is_that_of_schedule_and_record(cells
     workflow.max_epochs = 2
     workflow.initialize()
     workflow.run()
-    from gated_attention._schedules import rate_factor
+    from label_efficient.engine.schedules import rate_factor
 
     expected = [0.01 * rate_factor("one_cycle", n, max_epochs=2, lr_step=1, lr_factor=1) for n in (0, 1)]
     rows = _rows(tmp_path / "history.csv")

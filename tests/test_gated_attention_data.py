@@ -21,14 +21,14 @@ from PIL import Image
 from torch import nn
 
 from gated_attention import transforms
-from gated_attention._backbones import build_backbone
-from gated_attention._image_data import ImageData
-from gated_attention._pretrained import FILES
 from gated_attention.batches import ImageSet
 from gated_attention.data import load_data
 from gated_attention.first_weights import init_network
 from gated_attention.network import GatedAttentionNet
 from gated_attention.transforms import AUGMENTATIONS, Augment, PrepareBatch
+from label_efficient.data.image_data import ImageData
+from label_efficient.networks.backbones import build_backbone
+from label_efficient.networks.imagenet_weights import FILES
 
 SPLITS = ("train", "val", "test")
 SIZES = ((9, 14), (20, 6), (1, 1), (30, 30))

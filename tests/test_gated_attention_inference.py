@@ -17,14 +17,14 @@ from monai.transforms import DeleteItemsd
 from PIL import Image
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from gated_attention._calibration import write_calibration
-from gated_attention._images import read_image
-from gated_attention._picture_transforms import load_image
-from gated_attention._records import save_model
 from gated_attention.inference import InstanceInferer, overlay_names
 from gated_attention.inference_batches import LimitedBatches, PictureBatches, collate_as_lists
 from gated_attention.instance_figures import save_picture
 from gated_attention.shipped import ShippedGatedAttention
+from label_efficient.data.images import read_image
+from label_efficient.data.picture_transforms import load_image
+from label_efficient.engine.records import save_model
+from label_efficient.evaluation.calibration import write_calibration
 
 ROOT = Path(__file__).resolve().parents[1]
 CONFIGS = ROOT / "bundles" / "gated_attention" / "configs"

@@ -14,13 +14,13 @@ import torch
 from monai.bundle import create_workflow
 from PIL import Image
 
-from gated_attention._common import SettingsError
-from gated_attention._image_files import UnreadableError
 from gated_attention.data import load_data
 from gated_attention.inference import read_info
 from gated_attention.instances import select_instances
 from gated_attention.losses import GatedAttentionLoss
 from gated_attention.network import GatedAttentionNet
+from label_efficient.data.image_files import UnreadableError
+from label_efficient.settings import SettingsError
 
 CONFIGS = Path(__file__).resolve().parents[1] / "bundles" / "gated_attention" / "configs"
 TRAIN, EVALUATE, INFERENCE = (str(CONFIGS / f"{name}.json") for name in ("train", "evaluate", "inference"))
@@ -384,7 +384,7 @@ def test_pretrained_without_a_network_names_the_file(tmp_path, monkeypatch):
     from gated_attention import first_weights
 
     def offline(network: Any, name: str, address: str) -> None:
-        from gated_attention._pretrained import load_imagenet
+        from label_efficient.networks.imagenet_weights import load_imagenet
 
         load_imagenet(network, name, "http://127.0.0.1:9/")
 

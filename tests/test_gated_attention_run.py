@@ -20,11 +20,11 @@ from monai.bundle import create_workflow
 from PIL import Image
 from sklearn.metrics import roc_auc_score
 
-from gated_attention._common import SettingsError
 from gated_attention.attention import ATTENTIONS
 from gated_attention.handlers import AutocastInferer
 from gated_attention.settings import _ONLY_WITH_FUSION
 from gated_attention.shipped import ShippedGatedAttention
+from label_efficient.settings import SettingsError
 
 ROOT = Path(__file__).resolve().parents[1]
 BUNDLE = ROOT / "bundles" / "gated_attention"

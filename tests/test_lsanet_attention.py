@@ -7,7 +7,7 @@ import pytest
 import torch
 from scipy.special import expit
 
-from lsanet._block_attention import ATTENTIONS, build_attention
+from label_efficient.networks.block_attention import ATTENTIONS, build_attention
 
 CHANNELS = 32
 SHAPES = [(3, CHANNELS, 5, 4), (2, CHANNELS, 1, 1)]

@@ -7,8 +7,8 @@ import pytest
 import torch
 
 import lsanet
-from lsanet._backbones import BACKBONES, build_backbone, check_image_size
-from lsanet._block_attention import ATTENTIONS
+from label_efficient.networks.backbones import BACKBONES, build_backbone, check_image_size
+from label_efficient.networks.block_attention import ATTENTIONS
 from lsanet.losses import LSANetLoss
 from lsanet.network import LSANet
 

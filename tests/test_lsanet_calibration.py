@@ -9,9 +9,9 @@ import pytest
 import torch
 from scipy.special import expit, logsumexp
 
-from lsanet._calibration import HIGHEST, LOWEST, apply_temperature, fit_temperature
-from lsanet._calibration import read_calibration as read
-from lsanet._calibration import write_calibration as write
+from label_efficient.evaluation.calibration import HIGHEST, LOWEST, apply_temperature, fit_temperature
+from label_efficient.evaluation.calibration import read_calibration as read
+from label_efficient.evaluation.calibration import write_calibration as write
 
 RECORD = {
     "temperature": 1.5,
@@ -163,7 +163,7 @@ def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
     def fail(*_):
         raise OSError("disk full")
 
-    monkeypatch.setattr("lsanet._calibration.os.replace", fail)
+    monkeypatch.setattr("label_efficient.evaluation.calibration.os.replace", fail)
     with pytest.raises(OSError, match="disk full"):
         write(path, **RECORD | {"temperature": 3.0})
     assert read(path) == RECORD and len(list(tmp_path.iterdir())) == 1

@@ -26,8 +26,8 @@ from monai.networks.utils import get_state_dict
 from monai.transforms import Compose, DeleteItemsd
 from PIL import Image
 
-from lsanet._label_files import class_index
-from lsanet._records import save_model
+from label_efficient.data.label_files import class_index
+from label_efficient.engine.records import save_model
 from lsanet.shipped import build_shipped
 
 BUNDLE = Path(__file__).resolve().parents[1] / "bundles" / "lsanet"

@@ -14,12 +14,12 @@ import pytest
 import torch
 from PIL import Image
 
-from lsanet._class_lists import MULTI_LABEL
-from lsanet._common import SettingsError
-from lsanet._epoch_batches import EpochBatches
-from lsanet._image_data import ImageData, Split
-from lsanet._image_files import read_images
-from lsanet._picture_transforms import load_image
+from label_efficient.data.class_lists import MULTI_LABEL
+from label_efficient.data.epoch_batches import EpochBatches
+from label_efficient.data.image_data import ImageData, Split
+from label_efficient.data.image_files import read_images
+from label_efficient.data.picture_transforms import load_image
+from label_efficient.settings import SettingsError
 from lsanet.batches import ImageSet
 from lsanet.data import load_data
 from lsanet.transforms import Preprocess
@@ -319,7 +319,7 @@ def test_cached_files_take_the_memory_of_their_bytes(tmp_path):
             pixels = rng.integers(0, 256, (*shapes[index % len(shapes)], 3), dtype=np.uint8)
             Image.fromarray(pixels).save(tmp_path / kind / f"{index:02d}.bmp")
     code = (
-        "import resource, sys, pathlib; from lsanet._image_files import read_images\n"
+        "import resource, sys, pathlib; from label_efficient.data.image_files import read_images\n"
         "def resident(): return int(open('/proc/self/statm').read().split()[1]) * resource.getpagesize()\n"
         "folders = [sorted(pathlib.Path(f).iterdir()) for f in sys.argv[1:]]\n"
         "read_images(folders[0][:3]); kept = []\n"

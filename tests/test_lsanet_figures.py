@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from lsanet import _drawing as drawing
-from lsanet import _figures as figures
-from lsanet import _pictures as pictures
+from label_efficient.report import drawing as drawing
+from label_efficient.report import figures as figures
+from label_efficient.report import pictures as pictures
 from lsanet import training_figures
 
 BLOOD = [
@@ -294,7 +294,9 @@ def test_failed_write_leaves_the_old_file(monkeypatch: pytest.MonkeyPatch, tmp_p
 
 def test_no_pyplot_and_quick_import():
     code = (
-        "import sys, numpy as np; from lsanet import _drawing, _figures as figures, _pictures, training_figures\n"
+        "import sys, numpy as np\n"
+        "from label_efficient.report import drawing as _drawing, figures, pictures as _pictures\n"
+        "from lsanet import training_figures\n"
         "assert 'matplotlib' not in sys.modules and 'sklearn' not in sys.modules\n"
         "_pictures.overlay(np.zeros((2, 2, 3), np.uint8), np.zeros((2, 2)))\n"
         "_drawing.new_figure(1, 1).savefig(sys.stdout.buffer)\n"

@@ -7,9 +7,9 @@ from ignite.engine import Engine, Events
 from monai.engines import SupervisedEvaluator, SupervisedTrainer
 from scipy.special import expit, softmax
 
-import lsanet._loss_terms
+import label_efficient.engine.loss_terms
 import lsanet.handlers
-from lsanet._handlers import OutputAsList
+from label_efficient.engine.handlers import OutputAsList
 from lsanet.handlers import LossTerms, LSAWeights
 from lsanet.losses import LSANetLoss
 
@@ -184,7 +184,7 @@ def test_several_ranks_are_joined_by_images_not_by_ranks(monkeypatch):
         engine.run(batches)
         return engine.state.metrics
 
-    for module in (lsanet.handlers, lsanet._loss_terms):
+    for module in (lsanet.handlers, label_efficient.engine.loss_terms):
         monkeypatch.setattr(module, "rank_and_size", lambda: (0, 2))
     here, there = data(), [{k: v + 1 if k == "image" else v for k, v in data((3,))[0].items()}]
     monkeypatch.setattr(lsanet.handlers.dist, "all_reduce", lambda t: other.update({len(t): t.clone()}))

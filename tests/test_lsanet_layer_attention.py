@@ -8,7 +8,7 @@ import torch
 from scipy.special import expit, softmax
 from torch.nn import functional as F
 
-from lsanet._backbones import build_backbone
+from label_efficient.networks.backbones import build_backbone
 from lsanet.layer_attention import LSA_VARIANTS, LayerSelectiveAttention
 
 NODES, EMBED, BATCH = 4, 16, 3

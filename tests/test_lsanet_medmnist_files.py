@@ -11,8 +11,8 @@ import medmnist.info
 import numpy as np
 import pytest
 
+from label_efficient.settings import SettingsError
 from lsanet import medmnist_files
-from lsanet._common import SettingsError
 from lsanet.data import load_data
 from lsanet.medmnist_files import MEDMNIST_FLAGS, find_npz, md5
 
@@ -152,7 +152,7 @@ def test_interrupted_download_leaves_nothing(server, own_folder, monkeypatch):
 def test_processes_that_download_at_once_do_not_disturb_each_other(server, own_folder, monkeypatch):
     server.offer("together")
     # Threads in the place of processes: each with the number that a process of its own would have.
-    monkeypatch.setattr("lsanet._common.os.getpid", threading.get_ident)
+    monkeypatch.setattr("label_efficient.common.os.getpid", threading.get_ident)
     with ThreadPoolExecutor(2) as pool:
         found = list(pool.map(lambda _: find_npz("breastmnist", None), range(2)))
     assert len(server.asked) == 2 and set(found) == {own_folder / "breastmnist.npz"}

@@ -12,8 +12,8 @@ from monai.data import decollate_batch
 from monai.handlers import IgniteMetricHandler, from_engine
 from sklearn import metrics as reference
 
-from lsanet._epoch_scores import EpochScore
-from lsanet._metrics import (
+from label_efficient.evaluation.epoch_scores import EpochScore
+from label_efficient.evaluation.metrics import (
     TASKS,
     accuracy,
     auc,
@@ -361,7 +361,7 @@ def test_epoch_score_in_an_ignite_engine(task, score, decollated):
 
     config = {
         "_target_": "IgniteMetricHandler",
-        "metric_fn": {"_target_": "lsanet._epoch_scores.EpochScore", "score": score, "task": task},
+        "metric_fn": {"_target_": "label_efficient.evaluation.epoch_scores.EpochScore", "score": score, "task": task},
         "output_transform": "$monai.handlers.from_engine(['pred', 'label'])",
     }
     handler = ConfigParser({"imports": ["$import monai"], "handler": config}).get_parsed_content("handler")

@@ -11,8 +11,8 @@ import pytest
 from monai.bundle import create_workflow
 from PIL import Image
 
-from lsanet._common import SettingsError
-from lsanet._image_files import UnreadableError
+from label_efficient.data.image_files import UnreadableError
+from label_efficient.settings import SettingsError
 from lsanet.data import load_data
 
 CONFIG = Path(__file__).resolve().parents[1] / "bundles" / "lsanet" / "configs" / "train.json"

@@ -8,10 +8,10 @@ import pytest
 import torch
 from scipy.special import expit, softmax
 
-from lsanet._backbones import NODES
-from lsanet._block_attention import ATTENTIONS
-from lsanet._predictions import normalised_entropy
-from lsanet._weights import load_weights
+from label_efficient.evaluation.predictions import normalised_entropy
+from label_efficient.networks.backbones import NODES
+from label_efficient.networks.block_attention import ATTENTIONS
+from label_efficient.networks.weights import load_weights
 from lsanet.network import METHODS, METHODS_WITH_LSA, LSANet, NodeEnsemble
 from lsanet.shipped import NodeInferer, build_shipped, node_disagreement, predict, shipped_weights
 

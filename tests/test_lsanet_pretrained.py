@@ -10,8 +10,8 @@ import threading
 import pytest
 import torch
 
-from lsanet._backbones import BACKBONES, build_backbone
-from lsanet._pretrained import ADDRESS, FILES, imagenet_names
+from label_efficient.networks.backbones import BACKBONES, build_backbone
+from label_efficient.networks.imagenet_weights import ADDRESS, FILES, imagenet_names
 from lsanet.network import LSANet
 from lsanet.pretrained import init_network
 

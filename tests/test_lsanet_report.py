@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from lsanet import _report
+from label_efficient.report import page as _report
 
 EVIL = "<script>alert('x')</script> & \"quoted\""
 VOID = {"meta", "img", "br", "hr", "link", "input"}

@@ -5,7 +5,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from lsanet._subsets import class_membership, labelled_subset
+from label_efficient.data.subsets import class_membership, labelled_subset
 
 SINGLE = np.repeat([0, 1, 2], [100, 40, 10])
 MULTI = (np.random.RandomState(0).rand(400, 3) < [0.5, 0.2, 0.05]).astype(int)

@@ -5,7 +5,7 @@ import pytest
 import torch
 from PIL import Image
 
-from lsanet._picture_transforms import LoadPictured, Probabilitiesd, load_image, to_uint8_picture
+from label_efficient.data.picture_transforms import LoadPictured, Probabilitiesd, load_image, to_uint8_picture
 from lsanet.transforms import AUGMENTATIONS, Augment, PrepareBatch, Preprocess, Preprocessd
 
 

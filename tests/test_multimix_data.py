@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from multimix._common import SettingsError
+from label_efficient.settings import SettingsError
 from multimix.data import load_data
 from multimix.losses import UNKNOWN
 from multimix.network import METHODS

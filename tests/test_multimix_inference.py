@@ -16,9 +16,9 @@ from nibabel.orientations import io_orientation
 from PIL import Image
 from pydicom.uid import ExplicitVRLittleEndian, SecondaryCaptureImageStorage
 
-from multimix._images import read_image
-from multimix._picture_set import PictureSet
-from multimix._records import save_model
+from label_efficient.data.images import read_image
+from label_efficient.data.picture_set import PictureSet
+from label_efficient.engine.records import save_model
 from multimix.data import load_data
 from multimix.inference import interpret
 from multimix.mask_output import mask_names, outline, read_grid, write_mask
@@ -335,7 +335,7 @@ def test_empty_masks_are_counted_and_named(pictures, tmp_path, caplog):
 
 
 def test_temperature_beside_the_weights_is_applied(pictures, tmp_path):
-    from multimix._calibration import write_calibration
+    from label_efficient.evaluation.calibration import write_calibration
 
     weights, _ = _weights(tmp_path)
     plain = float(_run(pictures / "sub", weights, tmp_path / "out")[0]["p_NORMAL"])

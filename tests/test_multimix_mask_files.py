@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 from pydicom.uid import JPEG2000, ExplicitVRLittleEndian, JPEG2000Lossless, JPEGBaseline8Bit, JPEGLSNearLossless
 
-from multimix._images import read_image
+from label_efficient.data.images import read_image
 from multimix.mask_files import MaskError, read_mask, read_stored
 
 H, W = 6, 9

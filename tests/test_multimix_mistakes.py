@@ -14,8 +14,8 @@ import torch
 from monai.bundle import create_workflow
 from PIL import Image
 
-from multimix._common import SettingsError
-from multimix._image_files import UnreadableError
+from label_efficient.data.image_files import UnreadableError
+from label_efficient.settings import SettingsError
 from multimix.data import load_data
 from multimix.demo_data import make_demo_images
 from multimix.transforms import Preprocess

@@ -7,7 +7,7 @@ import pytest
 import torch
 from sklearn.metrics import accuracy_score, balanced_accuracy_score, roc_auc_score
 
-from multimix._schedules import LR_SCHEDULES, rate_factor
+from label_efficient.engine.schedules import LR_SCHEDULES, rate_factor
 from multimix.losses import UNKNOWN
 from multimix.streams import UNKNOWN_MASK
 from multimix.validation import SCORES, PrepareBatch, ValidationScore, predictions_and_targets

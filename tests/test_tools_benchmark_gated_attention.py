@@ -19,8 +19,8 @@ from benchmark_micrographs import CLASSES, network_arguments, photograph, save_j
 from measure import Options  # noqa: E402
 from measure_memory import in_counting_process  # noqa: E402
 
-from gated_attention._picture_transforms import load_image  # noqa: E402
 from gated_attention.network import GatedAttentionNet  # noqa: E402
+from label_efficient.data.picture_transforms import load_image  # noqa: E402
 
 # Of 0..255: positions are rounded to single precision in the loops and to more digits in one call.
 SAME_PIXELS = 0.01

@@ -13,7 +13,7 @@ import pytest
 from PIL import Image, ImageEnhance
 from scipy.ndimage import gaussian_filter
 
-from lsanet._class_lists import read_datalist
+from label_efficient.data.class_lists import read_datalist
 
 TOOLS = Path(__file__).resolve().parents[1] / "tools"
 sys.path.insert(0, str(TOOLS))

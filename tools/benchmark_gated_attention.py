@@ -22,11 +22,11 @@ from torch.nn import functional as F
 BUNDLE = Path(__file__).resolve().parents[1] / "bundles" / "gated_attention"
 sys.path.insert(0, str(BUNDLE))
 
-from gated_attention._image_data import ImageData, Split  # noqa: E402
 from gated_attention.attention import attention_map  # noqa: E402
 from gated_attention.crops import cut_instances  # noqa: E402
 from gated_attention.losses import GatedAttentionLoss  # noqa: E402
 from gated_attention.network import GatedAttentionNet  # noqa: E402
+from label_efficient.data.image_data import ImageData, Split  # noqa: E402
 
 HEIGHT, WIDTH = 384, 512  # of the stored images
 LAMBDA = 0.5  # both branches are trained

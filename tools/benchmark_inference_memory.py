@@ -20,9 +20,9 @@ from torch import nn
 BUNDLE = Path(__file__).resolve().parents[1] / "bundles" / "gated_attention"
 sys.path.insert(0, str(BUNDLE))
 
-from gated_attention._picture_transforms import load_image  # noqa: E402
-from gated_attention._records import save_model  # noqa: E402
 from gated_attention.shipped import ShippedGatedAttention  # noqa: E402
+from label_efficient.data.picture_transforms import load_image  # noqa: E402
+from label_efficient.engine.records import save_model  # noqa: E402
 
 HEIGHT, WIDTH = 1536, 2048  # of the image
 

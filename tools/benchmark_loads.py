@@ -11,7 +11,7 @@ from measure import Options
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "bundles" / "lsanet"))
 
-from lsanet._image_data import ImageData, Split
+from label_efficient.data.image_data import ImageData, Split
 
 NUM_CLASSES = 8
 

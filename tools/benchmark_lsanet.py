@@ -22,7 +22,7 @@ from torch.nn import functional as F
 BUNDLE = Path(__file__).resolve().parents[1] / "bundles" / "lsanet"
 sys.path.insert(0, str(BUNDLE))
 
-from lsanet._image_data import ImageData  # noqa: E402
+from label_efficient.data.image_data import ImageData  # noqa: E402
 from lsanet.shipped import build_shipped  # noqa: E402
 from lsanet.transforms import PrepareBatch, Preprocess  # noqa: E402
 

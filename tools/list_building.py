@@ -20,7 +20,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "bundles" / "lsanet
 from list_near_duplicates import group_near_duplicates
 from splits import SECTIONS, Entry, Source, apply_budget, assign_splits, check_copies, class_counts
 
-from lsanet._images import IMAGE_SUFFIXES
+from label_efficient.data.images import IMAGE_SUFFIXES
 
 
 def train_command(bundle: str) -> str:

@@ -18,7 +18,7 @@ from list_building import check_classes, check_file, format_list, train_command,
 from list_chest_layouts import ChestSource, read_classification, read_segmentation, read_unlabelled
 from splits import SECTIONS, Entry, ListError, Source, assign_splits
 
-from multimix._images import ImageError, read_image
+from label_efficient.data.images import ImageError, read_image
 from multimix.budget import choose_labelled
 from multimix.datalist_entries import TASKS
 from multimix.datalists import check_datalist

@@ -34,7 +34,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "bundles" / "lsanet
 
 from splits import Entry, Source
 
-from lsanet._images import ImageError, read_image
+from label_efficient.data.images import ImageError, read_image
 
 SIDE = 32
 REACH = 4  # the largest shift, in pixels of the thumbnail

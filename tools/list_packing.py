@@ -19,7 +19,7 @@ from list_building import build_list, train_command, write_whole
 from list_readers import COLUMNS, read_csv
 from splits import SECTIONS, ListError, Source
 
-from lsanet._images import ImageError, read_image
+from label_efficient.data.images import ImageError, read_image
 
 LIST_OPTIONS = (
     *("name", "classes", "fractions", "seed", "resplit", "label_fraction", "labels_per_class", "ordinal"),

@@ -21,7 +21,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "bundles" / "lsanet
 
 from splits import Entry, Label, ListError, Source
 
-from lsanet._images import ImageError, list_images
+from label_efficient.data.images import ImageError, list_images
 
 SPLIT_WORDS = {
     **dict.fromkeys(("train", "training"), "training"),

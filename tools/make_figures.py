@@ -37,8 +37,9 @@ def main(arguments: list[str] | None = None) -> int:
 
 def draw_lsanet(run: Path, folder: Path) -> list[Path]:
     """Draw beta, confusion matrix, ROC and reliability of a run of the lsanet bundle; returns the files."""
-    from lsanet import _figures, training_figures
-    from lsanet._records import read_history
+    from label_efficient.engine.records import read_history
+    from label_efficient.report import figures as _figures
+    from lsanet import training_figures
 
     metrics, drawn = draw_classification(run, folder, _figures)
     if (run / "history.csv").is_file():
@@ -60,8 +61,9 @@ def draw_gated_attention(run: Path, folder: Path) -> list[Path]:
     Where the network looked in test images, and the coverage of boxes, are copied as the run drew them: look at the
     licence of the images before publishing them.
     """
-    from gated_attention import _figures, training_figures
-    from gated_attention._records import read_history
+    from gated_attention import training_figures
+    from label_efficient.engine.records import read_history
+    from label_efficient.report import figures as _figures
 
     metrics, drawn = draw_classification(run, folder, _figures)
     if (run / "history.csv").is_file():
@@ -117,8 +119,10 @@ def draw_multimix(run: Path, folder: Path) -> list[Path]:
     Boundaries of the test images and saliency maps show patients, and are copied as the run drew them: look at the
     licence of the images before publishing them.
     """
-    from multimix import _figures, _history_figures, mask_figures
-    from multimix._records import read_history
+    from label_efficient.engine.records import read_history
+    from label_efficient.report import figures as _figures
+    from label_efficient.report import history_figures as _history_figures
+    from multimix import mask_figures
     from multimix.run_report import LOSSES, METRICS
 
     metrics = json.loads((run / "metrics.json").read_text(encoding="utf-8"))

@@ -13,7 +13,7 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "bundles" / "lsanet"))
 
-from lsanet._subsets import class_membership, labelled_subset
+from label_efficient.data.subsets import class_membership, labelled_subset
 
 SECTIONS = ("training", "validation", "test")
 DEFAULT_FRACTIONS = (0.7, 0.1, 0.2)

@@ -8,8 +8,8 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
-from ._image_data import Split, read_entries
-from ._picture_transforms import load_image
+from label_efficient.data.image_data import Split, read_entries
+from label_efficient.data.picture_transforms import load_image
 
 
 class ImageSet(Dataset):

@@ -21,7 +21,8 @@ from typing import Any
 import numpy as np
 from scipy import ndimage
 
-from ._drawing import COLOURS, FAINT, INK, add_grid, new_figure, save_figure, wrap_text
+from label_efficient.report.drawing import COLOURS, FAINT, INK, add_grid, new_figure, save_figure, wrap_text
+
 from .reference_boxes import ReferenceBox
 
 COVERED_FROM = 0.5  # share of a box's area within the mask

@@ -5,9 +5,8 @@ from pathlib import Path
 
 import numpy as np
 
-from ._class_lists import MULTI_LABEL
-from ._common import SettingsError
-from ._image_data import (
+from label_efficient.data.class_lists import MULTI_LABEL
+from label_efficient.data.image_data import (
     SPLITS,
     ImageData,
     Split,
@@ -18,7 +17,9 @@ from ._image_data import (
     list_path,
     with_budget,
 )
-from ._label_files import handed_over
+from label_efficient.data.label_files import handed_over
+from label_efficient.settings import SettingsError
+
 from .demo_data import DEMO_CLASSES, make_demo_images
 
 DEMO_COUNTS = {"train": 160, "val": 45, "test": 90}

@@ -6,10 +6,11 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader
 
-from ._classifier_evaluation import SHOWN, ClassifierEvaluation, Outcome
-from ._epoch_batches import EpochBatches
-from ._metrics import confusion, per_class
-from ._records import read_history
+from label_efficient.data.epoch_batches import EpochBatches
+from label_efficient.engine.records import read_history
+from label_efficient.evaluation.classifier import SHOWN, ClassifierEvaluation, Outcome
+from label_efficient.evaluation.metrics import confusion, per_class
+
 from .batches import ImageSet
 from .coverage import CoverageResult, measure_coverage
 from .instance_figures import InstancePictures

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import torch
 
-from ._pretrained import ADDRESS, load_imagenet
+from label_efficient.networks.imagenet_weights import ADDRESS, load_imagenet
+
 from .network import GatedAttentionNet
 
 logger = logging.getLogger(__name__)

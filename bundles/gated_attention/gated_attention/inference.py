@@ -11,11 +11,13 @@ import torch
 from ignite.engine import Engine, Events
 from PIL import Image
 
-from ._common import Settings, write_csv
-from ._picture_transforms import load_image
-from ._predictions import normalised_entropy, prediction_rows, write_predictions
-from ._records import log_to_file
-from ._weights import read_model_info
+from label_efficient.data.picture_transforms import load_image
+from label_efficient.engine.records import log_to_file
+from label_efficient.evaluation.predictions import normalised_entropy, prediction_rows, write_predictions
+from label_efficient.files import write_csv
+from label_efficient.networks.weights import read_model_info
+from label_efficient.settings import Settings
+
 from .handlers import AutocastInferer
 from .inference_report import write_inference_report
 from .instance_figures import InstancePictures, save_picture

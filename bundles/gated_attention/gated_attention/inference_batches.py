@@ -8,8 +8,8 @@ import torch
 from PIL import Image
 from torch.utils.data import Sampler
 
-from ._images import _quiet
-from ._picture_set import PictureSet
+from label_efficient.data.images import _quiet
+from label_efficient.data.picture_set import PictureSet
 
 # Pixels of a batch: 48 MiB as stored. 16 images of 1024 x 1024, or 5 of 2048 x 1536; a larger image is a batch.
 MOST_PIXELS = 2**24

@@ -7,9 +7,12 @@ from typing import Any
 
 from PIL import Image
 
-from . import _pictures, _report
-from ._common import Settings, versions
-from ._images import read_image
+from label_efficient.data.images import read_image
+from label_efficient.files import versions
+from label_efficient.report import page as _report
+from label_efficient.report import pictures as _pictures
+from label_efficient.settings import Settings
+
 from .instance_figures import save_picture, small_picture
 
 _SHEET_PIXELS = 420  # twice what a contact sheet shows of an image

@@ -8,8 +8,9 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 from scipy import ndimage
 
-from ._drawing import whole_file
-from ._pictures import overlay
+from label_efficient.report.drawing import whole_file
+from label_efficient.report.pictures import overlay
+
 from .crops import cut_instances
 from .instances import attention_mask, normalised_attention
 from .network import GatedAttentionNet

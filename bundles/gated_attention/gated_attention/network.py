@@ -6,7 +6,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from ._backbones import Backbone, build_backbone, check_image_size
+from label_efficient.networks.backbones import Backbone, build_backbone, check_image_size
+
 from .attention import attention_map, build_attention
 from .crops import cut_instances
 from .instances import select_instances

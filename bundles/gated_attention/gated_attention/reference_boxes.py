@@ -26,8 +26,8 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from ._image_files import FILE_COLUMNS, listed
-from ._images import IMAGE_SUFFIXES
+from label_efficient.data.image_files import FILE_COLUMNS, listed
+from label_efficient.data.images import IMAGE_SUFFIXES
 
 TOLERANCE = 1.0  # pixels that a box may pass the image's border by
 _NAME_COLUMNS = ("name", "class", "label_name")

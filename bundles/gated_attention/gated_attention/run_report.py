@@ -8,10 +8,13 @@ import numpy as np
 import torch
 from PIL import Image
 
-from . import _classifier_report, _report, training_figures
-from ._classifier_evaluation import Outcome
-from ._common import Settings
-from ._image_data import ImageData
+from label_efficient.data.image_data import ImageData
+from label_efficient.evaluation.classifier import Outcome
+from label_efficient.report import classifier_sections as _classifier_report
+from label_efficient.report import page as _report
+from label_efficient.settings import Settings
+
+from . import training_figures
 from .coverage import CoverageResult, save_coverage
 from .instance_figures import InstancePictures, save_picture
 

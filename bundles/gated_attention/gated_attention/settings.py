@@ -3,10 +3,12 @@
 from pathlib import Path
 from typing import Any
 
-from ._backbones import BACKBONES, check_image_size
-from ._common import Settings, SettingsError, calling_parser, read_json, read_settings
-from ._label_files import handed_over, read_changes_of_consumers, use_settings
-from ._rules import (
+from label_efficient.data.label_files import handed_over, read_changes_of_consumers, use_settings
+from label_efficient.engine.schedules import LR_SCHEDULES
+from label_efficient.files import read_json
+from label_efficient.monai_bridge import calling_parser
+from label_efficient.networks.backbones import BACKBONES, check_image_size
+from label_efficient.rules import (
     DEVICE,
     FLAG,
     OPTIONAL_TEXT,
@@ -18,7 +20,8 @@ from ._rules import (
     one_of,
     whole,
 )
-from ._schedules import LR_SCHEDULES
+from label_efficient.settings import Settings, SettingsError, read_settings
+
 from .attention import ATTENTIONS
 from .losses import lambda_at
 from .network import METHODS, NO_ATTENTION, ONE_POSITION, POOLINGS

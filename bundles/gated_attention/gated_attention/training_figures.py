@@ -2,9 +2,9 @@
 
 from pathlib import Path
 
-from . import _history_figures
-from ._drawing import new_figure, save_figure
-from ._history_figures import History, epoch_axis, legend_below, lines, series
+from label_efficient.report import history_figures as _history_figures
+from label_efficient.report.drawing import new_figure, save_figure
+from label_efficient.report.history_figures import History, epoch_axis, legend_below, lines, series
 
 _LOSSES = {
     "train_loss": "total",

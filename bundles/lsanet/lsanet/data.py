@@ -3,9 +3,8 @@
 from collections.abc import Mapping
 from pathlib import Path
 
-from ._class_lists import MULTI_LABEL
-from ._common import SettingsError
-from ._image_data import (
+from label_efficient.data.class_lists import MULTI_LABEL
+from label_efficient.data.image_data import (
     SPLITS,
     ImageData,
     Split,
@@ -16,7 +15,9 @@ from ._image_data import (
     list_path,
     with_budget,
 )
-from ._label_files import handed_over
+from label_efficient.data.label_files import handed_over
+from label_efficient.settings import SettingsError
+
 from .demo_data import DEMO_CLASSES, make_demo_images
 from .medmnist_files import MEDMNIST_FLAGS, find_npz, medmnist_info, official_flag, read_npz
 

@@ -6,9 +6,10 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader
 
-from ._classifier_evaluation import ClassifierEvaluation, Outcome
-from ._epoch_batches import EpochBatches
-from ._records import read_history
+from label_efficient.data.epoch_batches import EpochBatches
+from label_efficient.engine.records import read_history
+from label_efficient.evaluation.classifier import ClassifierEvaluation, Outcome
+
 from .batches import ImageSet
 from .run_report import write_run_report
 from .shipped import predict, shipped_weights

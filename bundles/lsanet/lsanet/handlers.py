@@ -7,8 +7,9 @@ import torch
 import torch.distributed as dist
 from ignite.engine import Engine, Events
 
-from . import _loss_terms
-from ._records import rank_and_size
+from label_efficient.engine import loss_terms as _loss_terms
+from label_efficient.engine.records import rank_and_size
+
 from .losses import LSANetLoss
 
 

@@ -11,12 +11,14 @@ from ignite.engine import Engine, Events
 from monai.visualize import GradCAM
 from torch import nn
 
-from . import _pictures, _report
-from ._backbones import DenseNetBackbone, ResNetBackbone, VGGBackbone
-from ._common import Settings
-from ._images import read_image
-from ._predictions import normalised_entropy, prediction_rows, write_predictions
-from ._records import log_to_file
+from label_efficient.data.images import read_image
+from label_efficient.engine.records import log_to_file
+from label_efficient.evaluation.predictions import normalised_entropy, prediction_rows, write_predictions
+from label_efficient.networks.backbones import DenseNetBackbone, ResNetBackbone, VGGBackbone
+from label_efficient.report import page as _report
+from label_efficient.report import pictures as _pictures
+from label_efficient.settings import Settings
+
 from .network import NodeEnsemble
 from .shipped import NodeInferer
 from .transforms import Preprocess

@@ -13,7 +13,8 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from ._common import SettingsError, write_whole
+from label_efficient.files import write_whole
+from label_efficient.settings import SettingsError
 
 _FLAGS = (
     "pathmnist",

@@ -5,7 +5,8 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
-from ._backbones import NODES, build_backbone, check_image_size
+from label_efficient.networks.backbones import NODES, build_backbone, check_image_size
+
 from .layer_attention import LayerSelectiveAttention
 
 METHODS = ("baseline", "dsn", "dks", "dsn_ks", "dsn_lsa", "lsanet")

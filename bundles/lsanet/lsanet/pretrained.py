@@ -5,7 +5,8 @@ from pathlib import Path
 
 import torch
 
-from ._pretrained import ADDRESS, load_imagenet
+from label_efficient.networks.imagenet_weights import ADDRESS, load_imagenet
+
 from .network import LSANet
 
 logger = logging.getLogger(__name__)

@@ -6,16 +6,18 @@ from typing import Any
 
 import numpy as np
 
-from . import _report, training_figures
-from ._classifier_report import (
+from label_efficient.data.image_data import ImageData
+from label_efficient.report import page as _report
+from label_efficient.report.classifier_sections import (
     calibration_section,
     data_section,
     figures_table,
     hardest_section,
     test_section,
 )
-from ._common import Settings
-from ._image_data import ImageData
+from label_efficient.settings import Settings
+
+from . import training_figures
 
 
 def write_run_report(

@@ -2,11 +2,10 @@
 
 from typing import Any
 
-from ._backbones import BACKBONES, check_image_size
-from ._block_attention import ATTENTIONS
-from ._common import Settings, SettingsError, read_settings
-from ._label_files import read_changes_of_consumers
-from ._rules import (
+from label_efficient.data.label_files import read_changes_of_consumers
+from label_efficient.networks.backbones import BACKBONES, check_image_size
+from label_efficient.networks.block_attention import ATTENTIONS
+from label_efficient.rules import (
     DEVICE,
     FLAG,
     OPTIONAL_TEXT,
@@ -18,6 +17,8 @@ from ._rules import (
     one_of,
     whole,
 )
+from label_efficient.settings import Settings, SettingsError, read_settings
+
 from .layer_attention import LSA_VARIANTS
 from .network import METHODS, METHODS_WITH_LSA, METHODS_WITH_SYNERGY
 from .transforms import AUGMENTATIONS

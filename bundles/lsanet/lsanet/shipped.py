@@ -9,8 +9,9 @@ from monai.engines import SupervisedEvaluator
 from monai.inferers import SimpleInferer
 from torch import nn
 
-from ._backbones import build_backbone, check_image_size
-from ._predictions import normalised_entropy
+from label_efficient.evaluation.predictions import normalised_entropy
+from label_efficient.networks.backbones import build_backbone, check_image_size
+
 from .network import NodeEnsemble, ensemble
 
 

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from . import _history_figures
-from ._drawing import MUTED, new_figure, save_figure
-from ._history_figures import History, epoch_axis, legend_below, lines, series
+from label_efficient.report import history_figures as _history_figures
+from label_efficient.report.drawing import MUTED, new_figure, save_figure
+from label_efficient.report.history_figures import History, epoch_axis, legend_below, lines, series
 
 if TYPE_CHECKING:
     pass

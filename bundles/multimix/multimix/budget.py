@@ -5,7 +5,8 @@ from dataclasses import replace
 
 import numpy as np
 
-from ._common import SettingsError
+from label_efficient.settings import SettingsError
+
 from .losses import UNKNOWN
 from .parts import Part
 

@@ -9,9 +9,11 @@ from typing import Any
 
 import numpy as np
 
-from ._common import SettingsError, read_json
-from ._image_files import UnreadableError
-from ._label_files import handed_over
+from label_efficient.data.image_files import UnreadableError
+from label_efficient.data.label_files import handed_over
+from label_efficient.files import read_json
+from label_efficient.settings import SettingsError
+
 from .budget import apply_budgets, reuse_labelled_images
 from .datalist_entries import SECTIONS, Entry
 from .datalists import read_datalist

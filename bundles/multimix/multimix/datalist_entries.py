@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from ._common import sha256
+from label_efficient.files import sha256
 
 SECTIONS = ("train", "val", "test", "cross_domain", "unlabelled")
 TASKS = ("classification", "segmentation")

@@ -34,8 +34,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ._common import read_json
-from ._image_files import FILE_COLUMNS, listed
+from label_efficient.data.image_files import FILE_COLUMNS, listed
+from label_efficient.files import read_json
+
 from .datalist_entries import (
     SECTIONS,
     TASKS,

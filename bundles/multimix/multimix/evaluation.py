@@ -9,12 +9,14 @@ from typing import Any
 import numpy as np
 import torch
 
-from ._calibration import fit_temperature, read_temperature, write_calibration
-from ._common import Settings, read_json, versions, write_csv, write_json
-from ._metrics import BINARY, confusion, per_class, summary
-from ._predictions import normalised_entropy, prediction_rows
-from ._records import check_output_dir, rank_and_size, read_history, table
-from ._weights import check_model_info, load_weights
+from label_efficient.engine.records import check_output_dir, rank_and_size, read_history, table
+from label_efficient.evaluation.calibration import fit_temperature, read_temperature, write_calibration
+from label_efficient.evaluation.metrics import BINARY, confusion, per_class, summary
+from label_efficient.evaluation.predictions import normalised_entropy, prediction_rows
+from label_efficient.files import read_json, versions, write_csv, write_json
+from label_efficient.networks.weights import check_model_info, load_weights
+from label_efficient.settings import Settings
+
 from .data import ChestData, Part
 from .losses import UNKNOWN
 from .mask_files import read_mask
@@ -291,6 +293,6 @@ class Evaluation:
         logger.info(
             "next, on a folder of your images: python -m monai.bundle run --config_file %s --ckpt_path %s "
             "--dataset_dir FOLDER",
-            Path(os.path.relpath(Path(__file__).parents[1] / "configs" / "inference.json")),
+            os.path.relpath(Path(self.settings.bundle_root, "configs", "inference.json")),
             self.ckpt_path,
         )

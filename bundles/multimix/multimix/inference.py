@@ -16,12 +16,13 @@ from monai.config import KeysCollection
 from monai.data import MetaTensor
 from monai.transforms import MapTransform
 
-from ._common import Settings, SettingsError
-from ._images import read_image
-from ._pictures import save_overlay
-from ._predictions import normalised_entropy, prediction_rows, write_predictions
-from ._records import log_to_file
-from ._weights import read_model_info
+from label_efficient.data.images import read_image
+from label_efficient.engine.records import log_to_file
+from label_efficient.evaluation.predictions import normalised_entropy, prediction_rows, write_predictions
+from label_efficient.networks.weights import read_model_info
+from label_efficient.report.pictures import save_overlay
+from label_efficient.settings import Settings, SettingsError
+
 from .inference_report import MASK_COLUMNS, preview_of, write_inference_report
 from .mask_metrics import lung_areas
 from .mask_output import mask_names, read_grid, save_outline, write_mask

@@ -8,9 +8,12 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from . import _pictures, _report
-from ._common import Settings, versions
-from ._images import read_image
+from label_efficient.data.images import read_image
+from label_efficient.files import versions
+from label_efficient.report import page as _report
+from label_efficient.report import pictures as _pictures
+from label_efficient.settings import Settings
+
 from .mask_output import outline
 
 MASK_COLUMNS = ("lung_area_px", "lung_area_mm2", "left_fraction", "right_fraction", "split", "mask")

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ._drawing import COLOURS, INK, LINES, MUTED, add_grid, new_figure, save_figure, wrap_text
-from ._history_figures import series
+from label_efficient.report.drawing import COLOURS, INK, LINES, MUTED, add_grid, new_figure, save_figure, wrap_text
+from label_efficient.report.history_figures import series
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

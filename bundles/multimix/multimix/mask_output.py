@@ -11,9 +11,10 @@ import numpy as np
 from PIL import Image, ImageColor
 from scipy import ndimage
 
-from ._common import write_whole
-from ._drawing import whole_file
-from ._images import IMAGE_SUFFIXES, _quiet
+from label_efficient.data.images import IMAGE_SUFFIXES, _quiet
+from label_efficient.files import write_whole
+from label_efficient.report.drawing import whole_file
+
 from .mask_figures import PREDICTED
 
 NIFTI_SUFFIXES = (".nii.gz", ".nii")

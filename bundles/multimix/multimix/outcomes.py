@@ -9,8 +9,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from ._images import read_image
-from ._predictions import normalised_entropy
+from label_efficient.data.images import read_image
+from label_efficient.evaluation.predictions import normalised_entropy
+
 from .data import Part
 from .datalist_entries import Entry
 from .mask_output import FileGrid, mask_names, read_grid, write_mask

@@ -5,7 +5,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ._images import ImageError, read_image
+from label_efficient.data.images import ImageError, read_image
+
 from .datalist_entries import Entry
 from .losses import UNKNOWN
 from .mask_files import MaskError, read_mask

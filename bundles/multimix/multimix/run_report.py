@@ -7,9 +7,13 @@ from typing import Any
 import numpy as np
 import torch
 
-from . import _figures, _history_figures, _report, mask_figures
-from ._common import Settings
-from ._predictions import decision_confidence
+from label_efficient.evaluation.predictions import decision_confidence
+from label_efficient.report import figures as _figures
+from label_efficient.report import history_figures as _history_figures
+from label_efficient.report import page as _report
+from label_efficient.settings import Settings
+
+from . import mask_figures
 from .data import ChestData, Part
 from .outcomes import Outcome
 from .shipped import ShippedMultiMix

@@ -2,10 +2,12 @@
 
 from pathlib import Path
 
-from ._common import Settings, SettingsError, read_json, read_settings
-from ._label_files import handed_over, read_changes_of_consumers, use_settings
-from ._rules import DEVICE, FLAG, OPTIONAL_TEXT, TEXT, check_values, number, one_of, whole
-from ._schedules import LR_SCHEDULES
+from label_efficient.data.label_files import handed_over, read_changes_of_consumers, use_settings
+from label_efficient.engine.schedules import LR_SCHEDULES
+from label_efficient.files import read_json
+from label_efficient.rules import DEVICE, FLAG, OPTIONAL_TEXT, TEXT, check_values, number, one_of, whole
+from label_efficient.settings import Settings, SettingsError, read_settings
+
 from .augment import AUGMENTATIONS
 from .network import METHODS, check_image_size
 

@@ -2,7 +2,8 @@
 
 import torch
 
-from ._weights import load_weights
+from label_efficient.networks.weights import load_weights
+
 from .network import METHODS, MultiMixNet
 from .saliency import encode_with_saliency
 

@@ -10,7 +10,7 @@ from monai.data import MetaTensor
 from monai.transforms import MapTransform
 from torch.nn import functional as F
 
-from ._images import read_image
+from label_efficient.data.images import read_image
 
 
 class Preprocess:

@@ -9,7 +9,8 @@ from monai.data import MetaTensor
 from monai.metrics import CumulativeIterationMetric
 from sklearn.metrics import balanced_accuracy_score
 
-from ._metrics import BINARY, accuracy, auc
+from label_efficient.evaluation.metrics import BINARY, accuracy, auc
+
 from .losses import UNKNOWN
 from .streams import UNKNOWN_MASK
 from .transforms import to_input

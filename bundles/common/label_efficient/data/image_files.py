@@ -1,0 +1,139 @@
+"""Many image files: read in threads, into memory once, with all unreadable ones in one message."""
+
+import contextlib
+import csv
+import json
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from label_efficient.data.images import ImageError, list_images, read_image
+from label_efficient.settings import SettingsError
+
+logger = logging.getLogger(__name__)
+
+FILE_COLUMNS = ("file", "image", "path", "filename")
+_MAX_SHOWN = 20
+
+
+def listed(source: str | Path, problems: Sequence[str]) -> str:
+    """Message with all problems of a source, or the first of very many and their number."""
+    shown = list(problems[:_MAX_SHOWN])
+    if len(problems) > len(shown):
+        shown.append(f"and {len(problems) - len(shown)} more")
+    return f"{source}: {len(problems)} problem{'s' if len(problems) > 1 else ''}:\n  " + "\n  ".join(shown)
+
+
+class UnreadableError(ValueError):
+    """Image files that cannot be used: all of a list, in one message."""
+
+    def __init__(self, source: str | Path, problems: Sequence[str]) -> None:
+        super().__init__(listed(source, problems))
+        self.problems = list(problems)
+
+
+def for_all_images(paths: Sequence[Path], use: Callable[[int, np.ndarray], Any], num_workers: int) -> None:
+    """Read every file, in threads, and hand its index and pixels to `use`; then raise for all unreadable ones."""
+
+    def problem(index: int) -> str | None:
+        try:
+            use(index, read_image(paths[index]))
+        except ImageError as error:
+            return str(error)
+        return None
+
+    with ThreadPoolExecutor(max(num_workers, 1)) as pool:
+        problems = [text for text in pool.map(problem, range(len(paths))) if text is not None]
+    if problems:
+        raise UnreadableError("image files", problems)
+
+
+def read_images(paths: Sequence[Path], num_workers: int = 0) -> np.ndarray:
+    """Read files as uint8 into one array N x H x W x 3, or N objects (H x W x 3 each) if their sizes differ.
+
+    Raises:
+        UnreadableError: Naming every file that cannot be used as an image, and why.
+    """
+    images = np.empty(len(paths), dtype=object)
+    block: np.ndarray | None = None
+    uniform = True
+
+    def keep(index: int, image: np.ndarray) -> None:
+        nonlocal uniform
+        uniform = uniform and block is not None and image.shape == block.shape[1:]
+        if uniform and block is not None:
+            block[index] = image
+            image = block[index]
+        images[index] = image
+
+    # Memory for all at the size of the first; what stays unused of it, the system never provides.
+    with contextlib.suppress(ImageError, MemoryError):
+        block = np.empty((len(paths), *read_image(paths[0]).shape), dtype=np.uint8)
+    for_all_images(paths, keep, num_workers)
+    return block if uniform and block is not None else images
+
+
+def read_file_list(path: Path) -> list[str]:
+    """Names of the image files in a list for inference.
+
+    A `.json` is a list of paths or of objects with `image`, or has such a section test; a `.csv` has a column file; any
+    other file is text with one path a line.
+
+    Raises:
+        ValueError: If the list is none of these or is empty.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"datalist={str(path)!r}: no such file")
+    if path.suffix == ".json":
+        content = json.loads(path.read_text(encoding="utf-8"))
+        if isinstance(content, dict):
+            content = content.get("test") or content.get("testing") or []
+        files = [item["image"] if isinstance(item, dict) else item for item in content]
+    elif path.suffix == ".csv":
+        with open(path, newline="", encoding="utf-8-sig") as file:
+            reader = csv.DictReader(file)
+            column = next((c for c in FILE_COLUMNS if c in (reader.fieldnames or [])), None)
+            if column is None:
+                raise ValueError(f"{path}: its columns are {reader.fieldnames}, expected one called file")
+            files = [line[column] for line in reader]
+    else:
+        files = [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    if not files or not all(isinstance(f, str) for f in files):
+        raise ValueError(f"{path}: expected a list of image files (a section test, a column file, or a path a line)")
+    return files
+
+
+def check_images(data: Sequence[Mapping[str, str]]) -> None:
+    """Refuse to run on nothing: MONAI's evaluator would end without a word.
+
+    Raises:
+        SettingsError: If there is no file.
+    """
+    if not data:
+        raise SettingsError("no images: give --dataset_dir FOLDER, or --datalist LIST")
+
+
+def find_images(dataset_dir: str | None, datalist: str | None = None) -> list[dict[str, str]]:
+    """Files to predict, as dictionaries with `image` (path) and `file` (name in the tables).
+
+    All images below the folder; or those of a list, whose relative paths start at the folder, by default the list's.
+    Without either the list is empty: consumers that hand over single images need no folder.
+    """
+    if datalist is not None:
+        root = Path(dataset_dir) if dataset_dir else Path(datalist).parent
+        return [{"image": str(root / file), "file": file} for file in read_file_list(Path(datalist))]
+    if dataset_dir is None:
+        return []
+    root = Path(dataset_dir)
+    if root.is_file():
+        return [{"image": str(root), "file": root.name}]
+    found = list_images(root)
+    others = [p for p in root.rglob("*") if p.is_file() and p not in set(found) and not p.name.startswith(".")]
+    if others:
+        some = ", ".join(sorted(p.relative_to(root).as_posix() for p in others)[:5])
+        logger.warning("%d files are not images by their ending and are left out: %s", len(others), some)
+    return [{"image": str(path), "file": path.relative_to(root).as_posix()} for path in found]

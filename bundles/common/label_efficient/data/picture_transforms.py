@@ -1,0 +1,59 @@
+"""Dictionary transforms of a classifier: image files to pixels, logits to probabilities."""
+
+from collections.abc import Hashable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from monai.config import KeysCollection
+from monai.data import MetaTensor
+from monai.transforms import MapTransform
+
+from label_efficient.data.images import read_image
+
+
+class LoadPictured(MapTransform):
+    """Dictionary transform: path of an image file to a uint8 MetaTensor 3 x H x W; see `_images.read_image`."""
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Replace the paths under the keys by images."""
+        loaded = dict(data)
+        for key in self.key_iterator(loaded):
+            path = loaded[key]
+            loaded[key] = MetaTensor(load_image(path), affine=torch.eye(4), meta={"filename_or_obj": str(path)})
+        return loaded
+
+
+class Probabilitiesd(MapTransform):
+    """Logits (... x K) to probabilities, divided by the calibration's temperature before.
+
+    Args:
+        keys: Usually "pred".
+        multi_label: Sigmoid of each output instead of the softmax of all.
+        temperature: Above 0; 1 leaves the logits as they are.
+    """
+
+    def __init__(self, keys: KeysCollection, *, multi_label: bool = False, temperature: float = 1.0) -> None:
+        super().__init__(keys)
+        self.multi_label = multi_label
+        self.temperature = temperature
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Replace the logits under the keys by probabilities."""
+        changed = dict(data)
+        for key in self.key_iterator(changed):
+            logits = changed[key] / self.temperature
+            changed[key] = torch.sigmoid(logits) if self.multi_label else torch.softmax(logits, dim=-1)
+        return changed
+
+
+def load_image(path: str | Path) -> torch.Tensor:
+    """Read one image file as uint8, 3 x H x W, 0..255."""
+    return torch.from_numpy(read_image(path)).permute(2, 0, 1)
+
+
+def to_uint8_picture(image: np.ndarray) -> np.ndarray:
+    """Stored image, H x W or H x W x 1 or 3, as H x W x 3 uint8 for drawing."""
+    image = image[..., None] if image.ndim == 2 else image
+    return np.ascontiguousarray(np.broadcast_to(image, (*image.shape[:2], 3)))

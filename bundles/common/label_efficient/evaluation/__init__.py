@@ -1,0 +1,1 @@
+"""Figures of predictions: metrics, calibration, the final evaluation of a classifier."""

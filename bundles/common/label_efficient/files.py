@@ -1,0 +1,98 @@
+"""Files written whole or not at all, JSON, CSV, checksums, versions."""
+
+import csv
+import hashlib
+import io
+import json
+import math
+import os
+import platform
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any, BinaryIO
+
+
+def write_whole(path: str | Path, write: Callable[[BinaryIO], Any]) -> None:
+    """Write a file whole or not at all: under a temporary name beside it, then renamed."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with open(temporary, "wb") as file:
+            write(file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_json(path: str | Path, content: Any) -> None:
+    """Write JSON, whole or not at all. NaN becomes null: it is not JSON. Other objects become their text."""
+    text = json.dumps(_json_safe(content), indent=2, ensure_ascii=False)
+    write_whole(path, lambda file: file.write((text + "\n").encode()))
+
+
+def _json_safe(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(k): _json_safe(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_json_safe(v) for v in value]
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if value is None or isinstance(value, (str, bool, int)):
+        return value
+    return _json_safe(value.item()) if hasattr(value, "item") else str(value)
+
+
+def write_csv(path: str | Path, rows: Sequence[Mapping[str, Any]], columns: Sequence[str] | None = None) -> None:
+    """Write a CSV, whole or not at all; a missing or None value is an empty cell."""
+    if columns is None:
+        columns = list(dict.fromkeys(key for row in rows for key in row))
+    text = io.StringIO(newline="")
+    writer = csv.DictWriter(text, columns, restval="", lineterminator="\n")
+    writer.writeheader()
+    writer.writerows([{k: "" if v is None else v for k, v in row.items()} for row in rows])
+    write_whole(path, lambda file: file.write(text.getvalue().encode()))
+
+
+def read_json(path: str | Path, what: str) -> Any:
+    """Read JSON; `what` is what the file should be, for the error.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If it is not JSON.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such file, expected {what}")
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path}: not readable as JSON ({error}), expected {what}") from error
+
+
+def sha256(path: str | Path) -> str:
+    """Checksum of a file, as hexadecimal digits."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest() if sys.version_info >= (3, 11) else _sha256(file)
+
+
+def _sha256(file: BinaryIO) -> str:
+    digest = hashlib.sha256()
+    for block in iter(lambda: file.read(1 << 20), b""):
+        digest.update(block)
+    return digest.hexdigest()
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python and of the packages that decide a run's figures."""
+    found = {"python": platform.python_version()}
+    for name in ("torch", "monai", "pytorch-ignite", "numpy", "medmnist", "scikit-learn"):
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            found[name] = "not installed"
+    return found

@@ -1,0 +1,1 @@
+"""Backbones, block attention, first weights, released weights."""

@@ -1,0 +1,72 @@
+"""Weights of a network: a plain state dict, and beside it what they are."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from label_efficient.files import read_json
+
+
+def load_weights(network: nn.Module, path: str | Path) -> None:
+    """Load a plain state dict, every key of it.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If it holds anything but the weights of this network.
+    """
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"ckpt_path: {path} does not exist; train first, or give the weights of a run")
+    try:
+        weights = torch.load(path, map_location="cpu", weights_only=True)
+        network.load_state_dict(weights)
+    except Exception as error:
+        raise ValueError(
+            f"ckpt_path: {path} does not hold the weights of this network ({str(error)[:500]}). The settings "
+            "of the network and the classes must be those of its training"
+        ) from error
+
+
+def read_model_info(ckpt_path: str, needed: Sequence[str]) -> dict[str, Any]:
+    """What weights are: the `.json` of the same name beside them (network, classes, preprocessing).
+
+    Args:
+        ckpt_path: The weights.
+        needed: Names that the description must have.
+
+    Raises:
+        FileNotFoundError: If it is missing: without it the classes would be a guess.
+        ValueError: If a name is missing in it.
+    """
+    path = Path(ckpt_path).with_suffix(".json")
+    info = read_json(path, f"the description of {Path(ckpt_path).name}: a run writes both, keep them together")
+    if missing := [name for name in needed if name not in info]:
+        raise ValueError(f"{path}: {', '.join(missing)} missing; expected the file that a run of this bundle writes")
+    return info
+
+
+def check_model_info(ckpt_path: Path, expected: Mapping[str, Any]) -> None:
+    """Refuse weights that were trained for something else than they are to be used for.
+
+    Args:
+        ckpt_path: The weights.
+        expected: What their description must say, by name: classes, settings of the network, preprocessing.
+
+    Raises:
+        FileNotFoundError: If the description is missing.
+        ValueError: If it says otherwise.
+    """
+    info_path = ckpt_path.with_suffix(".json")
+    if not info_path.is_file():
+        raise FileNotFoundError(
+            f"ckpt_path: {info_path} is missing: it says which classes and settings {ckpt_path.name} was trained with. "
+            "Train first, or keep the two files together"
+        )
+    info = read_json(info_path, "the description of the weights")
+    differing = [
+        f"{name} was {info.get(name)!r} and is {value!r}" for name, value in expected.items() if info.get(name) != value
+    ]
+    if differing:
+        raise ValueError(f"{ckpt_path} was trained otherwise: {'; '.join(differing)}")

@@ -1,0 +1,139 @@
+"""What changed over the epochs of a training: the figure of its history, and what such figures share."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from label_efficient.report.drawing import COLOURS, LINES, MUTED, add_grid, new_figure, save_figure
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+History = Sequence[Mapping[str, Any]]
+
+
+def save_history(
+    path: Path,
+    *,
+    history: History,
+    losses: Mapping[str, str],
+    metrics: Mapping[str, str],
+    best_epoch: int | None = None,
+) -> None:
+    """Losses, validation metrics and, where it varies, the learning rate over the epochs.
+
+    Args:
+        path: PNG file to write.
+        history: rows of ``history.csv``; values may be numbers, text, empty or absent.
+        losses: columns of the losses, and what they are called in the figure.
+        metrics: the same of the validation metrics; the first is the one that chose the epoch.
+        best_epoch: the epoch that was kept, marked in every panel.
+    """
+    epochs = series(history, "epoch", required=True)
+    rate = series(history, "learning_rate")
+    varies = len(np.unique(rate[np.isfinite(rate)])) > 1
+    widths = [1.0, 1.0, 0.7] if varies else [1.0, 1.0]
+    figure = new_figure(4.4 * sum(widths), 3.9)
+    panels = figure.subplots(1, len(widths), width_ratios=widths)
+
+    drawn = lines(panels[0], epochs, {label: series(history, key) for key, label in losses.items()})
+    positive = drawn[drawn > 0]
+    if len(positive) == len(drawn) > 0 and positive.max() > 50 * positive.min():
+        panels[0].set_yscale("log")
+    panels[0].set(title="Losses", ylabel="loss (cross-entropy in nats)")
+    lines(panels[1], epochs, {label: series(history, key) for key, label in metrics.items()})
+    panels[1].set(title="Validation", ylabel="share (1 is best)")
+    if varies:
+        lines(panels[2], epochs, {"learning rate": rate})
+        panels[2].set(title="Learning rate", ylabel="learning rate")
+    for axes in panels:
+        if best_epoch is not None:
+            axes.axvline(best_epoch, color=MUTED, linewidth=1, linestyle="--", zorder=1)
+        epoch_axis(axes, epochs)
+    if best_epoch is not None:
+        at = np.flatnonzero(epochs == best_epoch)
+        if not len(at):
+            raise ValueError(f"best_epoch {best_epoch} is not in the history ({len(epochs)} epochs)")
+        key, label = next(iter(metrics.items()))
+        value = series(history, key)[at[-1]]
+        text = f"chosen epoch {best_epoch}" + (f": {label} {value:.3f}" if np.isfinite(value) else "")
+        panels[1].plot([best_epoch], [value], "o", color=COLOURS[0], markersize=7, label=text)
+    for axes in panels[:2]:
+        legend_below(axes, columns=2)
+    save_figure(figure, path)
+
+
+def series(history: History, key: str, required: bool = False) -> np.ndarray:
+    """Column of the history as floats, NaN where a value is absent, empty or text."""
+    if not history:
+        raise ValueError("history has no rows")
+    values = np.full(len(history), np.nan)
+    for row, entry in enumerate(history):
+        value = entry.get(key)
+        if value is not None and value != "":
+            try:
+                values[row] = float(value)
+            except (TypeError, ValueError):
+                raise ValueError(f"history: {key} in row {row} is not a number: {value!r}") from None
+    if required and not np.isfinite(values).any():
+        raise ValueError(f"history has no values of {key!r}; its columns: {', '.join(map(str, history[0]))}")
+    return values
+
+
+def lines(
+    axes: Axes,
+    epochs: np.ndarray,
+    series: Mapping[str, np.ndarray],
+    spreads: Mapping[str, np.ndarray] | None = None,
+) -> np.ndarray:
+    """Draw the series that have values, each with its band; return all drawn values, flat."""
+    drawn = [np.empty(0)]
+    for position, (label, values) in enumerate(series.items()):
+        known = np.isfinite(values) & np.isfinite(epochs)
+        if not known.any():
+            continue
+        colour = COLOURS[position % len(COLOURS)]
+        style = LINES[position // len(COLOURS) % len(LINES)]
+        marker = "o" if known.sum() <= 12 else ""
+        look: dict[str, Any] = {"color": colour, "linestyle": style, "marker": marker, "markersize": 4}
+        places = epochs[known]
+        if len(epochs) == 1 and spreads:  # side by side, or they would hide one another
+            places = places + 0.06 * (position - (len(series) - 1) / 2)
+        axes.plot(places, values[known], label=label, **look)
+        drawn.append(values[known])
+        if spreads is not None and np.isfinite(spreads[label][known]).all():
+            half = spreads[label][known]
+            low, high = np.clip(values[known] - half, 0, None), values[known] + half
+            if known.sum() == 1:  # a band of no width would not be seen
+                axes.errorbar(places, values[known], yerr=half, color=colour, capsize=4)
+            else:
+                axes.fill_between(places, low, high, color=colour, alpha=0.18, linewidth=0)
+    if len(drawn) == 1:
+        axes.text(0.5, 0.5, "no values", transform=axes.transAxes, ha="center", color=MUTED)
+    return np.concatenate(drawn)
+
+
+def epoch_axis(axes: Axes, epochs: np.ndarray) -> None:
+    """Whole epochs along the horizontal axis."""
+    from matplotlib.ticker import MaxNLocator
+
+    first, last = float(np.nanmin(epochs)), float(np.nanmax(epochs))
+    pad = 0.02 * (last - first) if last > first else 0.5
+    axes.set(xlabel="epoch", xlim=(first - pad, last + pad))
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1, steps=[1, 2, 5, 10]))
+    add_grid(axes)
+
+
+def legend_below(axes: Axes, columns: int, figure: Figure | None = None) -> None:
+    """Legend under the axes, where it covers no curve; under the whole figure if one is given."""
+    handles, labels = axes.get_legend_handles_labels()
+    look: dict[str, Any] = {"frameon": False, "fontsize": 9}
+    if figure is not None and handles:
+        figure.legend(handles, labels, loc="outside lower center", ncols=len(handles), **look)
+    elif handles:
+        axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.2), ncols=columns, **look)
