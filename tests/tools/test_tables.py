@@ -3,13 +3,11 @@
 import csv
 import json
 import os
-import sys
 from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT / "tools"))
+ROOT = Path(__file__).resolve().parents[2]
 
 import render_tables  # noqa: E402
 import run_table  # noqa: E402

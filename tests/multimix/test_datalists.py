@@ -12,7 +12,7 @@ from PIL import Image
 
 from multimix.datalists import Entries, check_datalist, read_datalist
 
-LISTS = Path(__file__).resolve().parents[1] / "data_lists"
+LISTS = Path(__file__).resolve().parents[2] / "data_lists"
 
 
 @pytest.fixture

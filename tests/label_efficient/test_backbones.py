@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-import lsanet
+import label_efficient
 from label_efficient.networks.backbones import BACKBONES, build_backbone, check_image_size
 from label_efficient.networks.block_attention import ATTENTIONS
 from lsanet.losses import LSANetLoss
@@ -291,8 +291,8 @@ def test_networks_train_a_step_at_224_pixels(backbone, attention):
 
 
 def test_torchvision_is_not_imported():
-    package = Path(lsanet.__file__).parent
-    for path in package.glob("*.py"):
+    bundles = Path(label_efficient.__file__).parents[2]
+    for path in bundles.rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             names = [a.name for a in node.names] if isinstance(node, ast.Import) else []
             names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []

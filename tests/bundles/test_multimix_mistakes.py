@@ -20,7 +20,7 @@ from multimix.data import load_data
 from multimix.demo_data import make_demo_images
 from multimix.transforms import Preprocess
 
-CONFIGS = Path(__file__).resolve().parents[1] / "bundles" / "multimix" / "configs"
+CONFIGS = Path(__file__).resolve().parents[2] / "bundles" / "multimix" / "configs"
 TRAIN, EVALUATE = (str(CONFIGS / f"{name}.json") for name in ("train", "evaluate"))
 TINY = {"image_size": 32, "steps_per_epoch": 1, "max_epochs": 1, "batch_size": 2, "num_workers": 1}
 SECTIONS = {"training": 4, "validation": 2, "test": 2, "cross_domain": 2, "unlabelled": 2}

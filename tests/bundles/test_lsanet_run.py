@@ -14,7 +14,7 @@ import torch
 from monai.bundle import create_workflow
 from PIL import Image
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 CONFIGS = ROOT / "bundles" / "lsanet" / "configs"
 LEFT = """model.pt model.json checkpoint.pt history.csv metrics.json predictions.csv config.json tensorboard figures
 report.html train.log""".split()

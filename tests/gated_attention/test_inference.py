@@ -26,7 +26,7 @@ from label_efficient.data.picture_transforms import load_image
 from label_efficient.engine.records import save_model
 from label_efficient.evaluation.calibration import write_calibration
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 CONFIGS = ROOT / "bundles" / "gated_attention" / "configs"
 CONFIG = CONFIGS / "inference.json"
 CLASSES = ["round", "long", "none"]

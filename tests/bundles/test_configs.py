@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 BUNDLES = sorted(p.parent.parent for p in ROOT.glob("bundles/*/configs/train.json"))
 COMMON = """dataset dataset_dir datalist output_dir image_size max_epochs batch_size learning_rate seed device amp
 num_workers val_interval early_stop_patience pretrained ckpt_path resume""".split()

@@ -10,8 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-TOOLS = Path(__file__).resolve().parents[1] / "tools"
-sys.path.insert(0, str(TOOLS))
+TOOLS = Path(__file__).resolve().parents[2] / "tools"
 
 import benchmark  # noqa: E402
 import measure  # noqa: E402

@@ -27,7 +27,7 @@ from multimix.shipped import ShippedMultiMix
 from multimix.streams import PartSet
 from multimix.transforms import LoadPictured, Preprocess, Preprocessd, to_input
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 CONFIG = ROOT / "bundles" / "multimix" / "configs" / "inference.json"
 SIZE = 32
 CLASSES = ["NORMAL", "PNEUMONIA"]

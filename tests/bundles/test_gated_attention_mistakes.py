@@ -22,7 +22,7 @@ from gated_attention.network import GatedAttentionNet
 from label_efficient.data.image_files import UnreadableError
 from label_efficient.settings import SettingsError
 
-CONFIGS = Path(__file__).resolve().parents[1] / "bundles" / "gated_attention" / "configs"
+CONFIGS = Path(__file__).resolve().parents[2] / "bundles" / "gated_attention" / "configs"
 TRAIN, EVALUATE, INFERENCE = (str(CONFIGS / f"{name}.json") for name in ("train", "evaluate", "inference"))
 TINY: dict[str, Any] = {
     "instance_backbone": "resnet18", "image_size": 64, "instance_size": 32, "num_instances": 2, "max_epochs": 1,

@@ -3,7 +3,6 @@
 import csv
 import io
 import json
-import sys
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -15,8 +14,7 @@ from scipy.ndimage import gaussian_filter
 
 from label_efficient.data.class_lists import read_datalist
 
-TOOLS = Path(__file__).resolve().parents[1] / "tools"
-sys.path.insert(0, str(TOOLS))
+TOOLS = Path(__file__).resolve().parents[2] / "tools"
 
 import make_data_lists  # noqa: E402
 from list_near_duplicates import similar_pairs, thumbnail  # noqa: E402

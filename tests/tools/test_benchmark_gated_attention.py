@@ -2,14 +2,12 @@
 
 import csv
 import importlib
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 
-TOOLS = Path(__file__).resolve().parents[1] / "tools"
-sys.path.insert(0, str(TOOLS))
+TOOLS = Path(__file__).resolve().parents[2] / "tools"
 
 import benchmark  # noqa: E402
 import benchmark_gated_attention as cases  # noqa: E402

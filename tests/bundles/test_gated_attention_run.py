@@ -26,7 +26,7 @@ from gated_attention.settings import _ONLY_WITH_FUSION
 from gated_attention.shipped import ShippedGatedAttention
 from label_efficient.settings import SettingsError
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 BUNDLE = ROOT / "bundles" / "gated_attention"
 TRAIN, EVALUATE, MULTI_GPU = (str(BUNDLE / "configs" / f"{n}.json") for n in ("train", "evaluate", "multi_gpu_train"))
 LEFT = """model.pt model.json checkpoint.pt history.csv metrics.json predictions.csv config.json tensorboard figures

@@ -1,14 +1,12 @@
 """Benchmarks of multimix: the slow contender computes the same losses and gradients, and a run on tiny sizes."""
 
 import csv
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 
-TOOLS = Path(__file__).resolve().parents[1] / "tools"
-sys.path.insert(0, str(TOOLS))
+TOOLS = Path(__file__).resolve().parents[2] / "tools"
 
 import benchmark  # noqa: E402
 from benchmark_multimix import PlainMultiMix, random_step  # noqa: E402

@@ -26,7 +26,7 @@ from gated_attention.attention import ATTENTIONS
 from gated_attention.shipped import ShippedGatedAttention
 from label_efficient.engine.records import save_model
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 BUNDLE = ROOT / "bundles" / "gated_attention"
 CLASSES = ["dark", "bright", "Brightest"]
 HEIGHT, WIDTH = 72, 96

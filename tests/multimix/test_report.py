@@ -16,7 +16,7 @@ from sklearn import metrics as sk
 
 from multimix.shipped import ShippedMultiMix
 
-CONFIGS = Path(__file__).resolve().parents[1] / "bundles" / "multimix" / "configs"
+CONFIGS = Path(__file__).resolve().parents[2] / "bundles" / "multimix" / "configs"
 CLASSES = ["few <b>", "many"]
 SIZES = ((64, 40), (40, 64), (64, 64), (64, 48))  # height x width: all reach 32 x 32 by halving
 SPACING = [0.5, 0.5]

@@ -12,8 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-TOOLS = Path(__file__).resolve().parents[1] / "tools"
-sys.path.insert(0, str(TOOLS))
+TOOLS = Path(__file__).resolve().parents[2] / "tools"
 
 import make_data_lists  # noqa: E402
 from list_packing import square  # noqa: E402

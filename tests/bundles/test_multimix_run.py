@@ -19,7 +19,7 @@ from PIL import Image
 from multimix.demo_data import make_demo_images
 from multimix.network import METHODS
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 BUNDLE = ROOT / "bundles" / "multimix"
 TRAIN, EVALUATE, MULTI_GPU = (str(BUNDLE / "configs" / f"{n}.json") for n in ("train", "evaluate", "multi_gpu_train"))
 LEFT = """model.pt model.json checkpoint.pt history.csv metrics.json predictions.csv config.json tensorboard figures

@@ -15,7 +15,7 @@ from label_efficient.data.image_files import UnreadableError
 from label_efficient.settings import SettingsError
 from lsanet.data import load_data
 
-CONFIG = Path(__file__).resolve().parents[1] / "bundles" / "lsanet" / "configs" / "train.json"
+CONFIG = Path(__file__).resolve().parents[2] / "bundles" / "lsanet" / "configs" / "train.json"
 SPLITS = ("train", "val", "test")
 SIX = np.arange(6)
 

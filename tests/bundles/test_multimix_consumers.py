@@ -28,7 +28,7 @@ from label_efficient.engine.records import save_model
 from multimix.network import MultiMixNet
 from multimix.shipped import ShippedMultiMix, split_output
 
-BUNDLE = Path(__file__).resolve().parents[1] / "bundles" / "multimix"
+BUNDLE = Path(__file__).resolve().parents[2] / "bundles" / "multimix"
 CLASSES = ["NORMAL", "PNEUMONIA"]
 SIZE = 32
 

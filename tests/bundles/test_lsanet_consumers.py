@@ -30,7 +30,7 @@ from label_efficient.data.label_files import class_index
 from label_efficient.engine.records import save_model
 from lsanet.shipped import build_shipped
 
-BUNDLE = Path(__file__).resolve().parents[1] / "bundles" / "lsanet"
+BUNDLE = Path(__file__).resolve().parents[2] / "bundles" / "lsanet"
 CLASSES = ["dark", "bright", "Brightest"]
 SIZE = 28
 
