@@ -22,7 +22,7 @@ sys.path.insert(0, str(BUNDLE))
 
 from gated_attention.shipped import ShippedGatedAttention  # noqa: E402
 from label_efficient.data.picture_transforms import load_image  # noqa: E402
-from label_efficient.engine.records import save_model  # noqa: E402
+from label_efficient.networks.weights import save_model
 
 HEIGHT, WIDTH = 1536, 2048  # of the image
 

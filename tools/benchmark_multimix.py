@@ -17,7 +17,7 @@ from torch import nn
 BUNDLE = Path(__file__).resolve().parents[1] / "bundles" / "multimix"
 sys.path.insert(0, str(BUNDLE))
 
-from label_efficient.engine.records import save_model  # noqa: E402
+from label_efficient.networks.weights import save_model
 from multimix.demo_data import DEMO_CLASSES, make_demo_images  # noqa: E402
 from multimix.losses import MultiMixLoss  # noqa: E402
 from multimix.network import MultiMixNet  # noqa: E402

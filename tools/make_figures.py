@@ -37,7 +37,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 def draw_lsanet(run: Path, folder: Path) -> list[Path]:
     """Draw beta, confusion matrix, ROC and reliability of a run of the lsanet bundle; returns the files."""
-    from label_efficient.engine.records import read_history
+    from label_efficient.engine.history import read_history
     from label_efficient.report import figures as _figures
     from lsanet import training_figures
 
@@ -62,7 +62,7 @@ def draw_gated_attention(run: Path, folder: Path) -> list[Path]:
     licence of the images before publishing them.
     """
     from gated_attention import training_figures
-    from label_efficient.engine.records import read_history
+    from label_efficient.engine.history import read_history
     from label_efficient.report import figures as _figures
 
     metrics, drawn = draw_classification(run, folder, _figures)
@@ -119,7 +119,7 @@ def draw_multimix(run: Path, folder: Path) -> list[Path]:
     Boundaries of the test images and saliency maps show patients, and are copied as the run drew them: look at the
     licence of the images before publishing them.
     """
-    from label_efficient.engine.records import read_history
+    from label_efficient.engine.history import read_history
     from label_efficient.report import figures as _figures
     from label_efficient.report import history_figures as _history_figures
     from multimix import mask_figures

@@ -24,7 +24,7 @@ from PIL import Image
 
 from gated_attention.attention import ATTENTIONS
 from gated_attention.shipped import ShippedGatedAttention
-from label_efficient.engine.records import save_model
+from label_efficient.networks.weights import save_model
 
 ROOT = Path(__file__).resolve().parents[2]
 BUNDLE = ROOT / "bundles" / "gated_attention"

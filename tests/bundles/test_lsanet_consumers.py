@@ -27,7 +27,7 @@ from monai.transforms import Compose, DeleteItemsd
 from PIL import Image
 
 from label_efficient.data.label_files import class_index
-from label_efficient.engine.records import save_model
+from label_efficient.networks.weights import save_model
 from lsanet.shipped import build_shipped
 
 BUNDLE = Path(__file__).resolve().parents[2] / "bundles" / "lsanet"

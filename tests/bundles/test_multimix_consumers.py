@@ -24,7 +24,7 @@ from monai.bundle.properties import InferProperties, MetaProperties
 from monai.data import MetaTensor, load_net_with_metadata
 from PIL import Image
 
-from label_efficient.engine.records import save_model
+from label_efficient.networks.weights import save_model
 from multimix.network import MultiMixNet
 from multimix.shipped import ShippedMultiMix, split_output
 

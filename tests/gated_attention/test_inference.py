@@ -23,8 +23,8 @@ from gated_attention.instance_figures import save_picture
 from gated_attention.shipped import ShippedGatedAttention
 from label_efficient.data.images import read_image
 from label_efficient.data.picture_transforms import load_image
-from label_efficient.engine.records import save_model
 from label_efficient.evaluation.calibration import write_calibration
+from label_efficient.networks.weights import save_model
 
 ROOT = Path(__file__).resolve().parents[2]
 CONFIGS = ROOT / "bundles" / "gated_attention" / "configs"

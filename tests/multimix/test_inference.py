@@ -18,7 +18,7 @@ from pydicom.uid import ExplicitVRLittleEndian, SecondaryCaptureImageStorage
 
 from label_efficient.data.images import read_image
 from label_efficient.data.picture_set import PictureSet
-from label_efficient.engine.records import save_model
+from label_efficient.networks.weights import save_model
 from multimix.data import load_data
 from multimix.inference import interpret
 from multimix.mask_output import mask_names, outline, read_grid, write_mask

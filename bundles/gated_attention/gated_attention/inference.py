@@ -12,7 +12,7 @@ from ignite.engine import Engine, Events
 from PIL import Image
 
 from label_efficient.data.picture_transforms import load_image
-from label_efficient.engine.records import log_to_file
+from label_efficient.engine.log import log_to_file
 from label_efficient.evaluation.predictions import normalised_entropy, prediction_rows, write_predictions
 from label_efficient.files import write_csv
 from label_efficient.networks.weights import read_model_info

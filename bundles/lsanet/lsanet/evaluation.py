@@ -7,7 +7,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from label_efficient.data.epoch_batches import EpochBatches
-from label_efficient.engine.records import read_history
+from label_efficient.engine.history import read_history
 from label_efficient.evaluation.classifier import ClassifierEvaluation, Outcome
 
 from .batches import ImageSet

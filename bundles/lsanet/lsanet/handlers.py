@@ -8,7 +8,7 @@ import torch.distributed as dist
 from ignite.engine import Engine, Events
 
 from label_efficient.engine import loss_terms as _loss_terms
-from label_efficient.engine.records import rank_and_size
+from label_efficient.engine.distributed import rank_and_size
 
 from .losses import LSANetLoss
 

@@ -12,7 +12,7 @@ from monai.visualize import GradCAM
 from torch import nn
 
 from label_efficient.data.images import read_image
-from label_efficient.engine.records import log_to_file
+from label_efficient.engine.log import log_to_file
 from label_efficient.evaluation.predictions import normalised_entropy, prediction_rows, write_predictions
 from label_efficient.networks.backbones import DenseNetBackbone, ResNetBackbone, VGGBackbone
 from label_efficient.report import page as _report

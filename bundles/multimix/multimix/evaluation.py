@@ -9,7 +9,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from label_efficient.engine.records import check_output_dir, rank_and_size, read_history, table
+from label_efficient.engine.distributed import rank_and_size
+from label_efficient.engine.history import read_history
+from label_efficient.engine.log import table
+from label_efficient.engine.output_dir import check_output_dir
 from label_efficient.evaluation.calibration import fit_temperature, read_temperature, write_calibration
 from label_efficient.evaluation.metrics import BINARY, confusion, per_class, summary
 from label_efficient.evaluation.predictions import normalised_entropy, prediction_rows

@@ -17,7 +17,7 @@ from monai.data import MetaTensor
 from monai.transforms import MapTransform
 
 from label_efficient.data.images import read_image
-from label_efficient.engine.records import log_to_file
+from label_efficient.engine.log import log_to_file
 from label_efficient.evaluation.predictions import normalised_entropy, prediction_rows, write_predictions
 from label_efficient.networks.weights import read_model_info
 from label_efficient.report.pictures import save_overlay

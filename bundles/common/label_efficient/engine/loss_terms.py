@@ -9,7 +9,7 @@ import torch
 import torch.distributed as dist
 from ignite.engine import Engine, Events
 
-from label_efficient.engine.records import rank_and_size
+from label_efficient.engine.distributed import rank_and_size
 
 
 class LossTerms:

@@ -8,7 +8,8 @@ from typing import Any, Protocol
 
 import torch
 
-from label_efficient.engine.records import log_to_file, rank_and_size, table
+from label_efficient.engine.distributed import rank_and_size
+from label_efficient.engine.log import log_to_file, table
 from label_efficient.settings import Settings
 
 logger = logging.getLogger(__name__)

@@ -1,12 +1,9 @@
 """Handlers that keep the record of a run: history, best weights, resumable checkpoint, log and progress."""
 
-import csv
 import logging
 import random
 import shutil
-import sys
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +11,12 @@ import numpy as np
 import torch
 import torch.distributed as dist
 from ignite.engine import Engine, Events
-from tqdm import tqdm
 
-from label_efficient.files import sha256, versions, write_csv, write_json, write_whole
+from label_efficient.engine.distributed import rank_and_size
+from label_efficient.engine.output_dir import check_output_dir
+from label_efficient.files import write_csv, write_json, write_whole
 from label_efficient.monai_bridge import calling_parser
+from label_efficient.networks.weights import save_model
 from label_efficient.settings import Settings, SettingsError
 
 logger = logging.getLogger(__name__)
@@ -28,11 +27,6 @@ FREE_ON_RESUME = frozenset(
     "max_epochs resume output_dir ckpt_dir num_workers early_stop_patience dataset_dir device calibrate "
     "target_specificity write_masks reference_boxes".split()
 )
-
-
-def rank_and_size() -> tuple[int, int]:
-    """Rank of this process and number of processes; (0, 1) without torch.distributed."""
-    return (dist.get_rank(), dist.get_world_size()) if dist.is_available() and dist.is_initialized() else (0, 1)
 
 
 class RunRecord:
@@ -275,122 +269,3 @@ class RunRecord:
 
 def _scalars(prefix: str, metrics: Mapping[str, Any]) -> dict[str, float]:
     return {f"{prefix}_{name}": float(value) for name, value in metrics.items()}
-
-
-def save_model(path: Path, weights: Mapping[str, torch.Tensor], info: Mapping[str, Any]) -> None:
-    """Write weights as a plain state dict, and what they are to a `.json` of the same name beside it."""
-    contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}
-    write_whole(path, lambda file: torch.save(contiguous, file))
-    write_json(path.with_suffix(".json"), {**info, "sha256": sha256(path), "versions": versions()})
-
-
-def check_output_dir(folder: Path) -> None:
-    """Refuse a folder in which a run would replace what no run has written.
-
-    Raises:
-        SettingsError: If it holds a folder of a run's name, such as `masks`, and no record of a run.
-    """
-    if any((folder / name).is_file() for name in ("config.json", "metrics.json")):
-        return
-    found = [name for name in ("masks", "figures", "tensorboard") if (folder / name).exists()]
-    if found:
-        raise SettingsError(
-            f"output_dir={str(folder)!r} holds {', '.join(found)}, which a run would replace, and no config.json of an "
-            "earlier run: give an empty or a new folder"
-        )
-
-
-def read_history(path: Path) -> list[dict[str, float]]:
-    """Rows of a `history.csv`, without its empty cells."""
-    with open(path, newline="", encoding="utf-8") as file:
-        return [{k: float(v) for k, v in row.items() if v != ""} for row in csv.DictReader(file)]
-
-
-class Progress:
-    """Shows a run: a progress bar on a terminal, a plain line per epoch in the log.
-
-    Args:
-        validator: Evaluator that has run when the epoch's line is written.
-        key_metric: Its metric to show.
-        batch_size: Images per step, of all ranks.
-    """
-
-    def __init__(self, validator: Engine, key_metric: str, batch_size: int) -> None:
-        self.validator = validator
-        self.key_metric = key_metric
-        self.batch_size = batch_size
-        self.bar: tqdm | None = None
-        self.started = 0.0
-        self.start_epoch = 0
-
-    def attach(self, engine: Engine) -> None:
-        """Register on the trainer, after the validation."""
-        engine.add_event_handler(Events.EPOCH_STARTED, self._start_epoch)
-        engine.add_event_handler(Events.ITERATION_COMPLETED, self._iteration)
-        engine.add_event_handler(Events.EPOCH_COMPLETED, self._end_epoch)
-
-    def _start_epoch(self, engine: Engine) -> None:
-        if not self.started:
-            self.started, self.start_epoch = time.perf_counter(), engine.state.epoch - 1
-        if sys.stderr.isatty() and rank_and_size()[0] == 0:
-            text = f"epoch {engine.state.epoch}/{engine.state.max_epochs}"
-            total = (engine.state.epoch_length or 0) * self.batch_size
-            self.bar = tqdm(desc=text, total=total, unit="img", leave=False, mininterval=0.5)
-
-    def _iteration(self, engine: Engine) -> None:
-        if self.bar is None:
-            return
-        self.bar.update(self.batch_size)
-        if engine.state.iteration % 20 == 0:
-            # Reading the loss waits for the device: seldom enough not to slow it down.
-            output: Any = engine.state.output
-            self.bar.set_postfix(loss=f"{float(output['loss']):.3f}", refresh=False)
-
-    def _end_epoch(self, engine: Engine) -> None:
-        if self.bar is not None:
-            self.bar.close()
-            self.bar = None
-        if rank_and_size()[0] != 0:
-            return
-        done = engine.state.epoch - self.start_epoch
-        epochs_left = (engine.state.max_epochs or engine.state.epoch) - engine.state.epoch
-        left = (time.perf_counter() - self.started) / done * epochs_left
-        metrics = {**engine.state.metrics, f"val {self.key_metric}": self.validator.state.metrics.get(self.key_metric)}
-        terms = [name for name in metrics if name.endswith("_loss")]
-        shown = ("loss", *terms, f"val {self.key_metric}", "images_per_second")
-        parts = [f"{n.replace('_', ' ')} {metrics[n]:.4g}" for n in shown if metrics.get(n) is not None]
-        text = ", ".join(parts)
-        logger.info("epoch %d/%d: %s, %s left", engine.state.epoch, engine.state.max_epochs, text, duration(left))
-
-
-def duration(seconds: float) -> str:
-    """Seconds as people say them: 45 s, 3 min, 2.5 h."""
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
-
-
-def log_to_file(path: Path) -> None:
-    """Send everything that is logged to `path` too, instead of to an earlier run's file."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    root = logging.getLogger()
-    for handler in list(root.handlers):
-        if isinstance(handler, logging.FileHandler) and getattr(handler, "of_a_run", False):
-            root.removeHandler(handler)
-            handler.close()
-    handler = logging.FileHandler(path, encoding="utf-8")
-    handler.of_a_run = True  # type: ignore[attr-defined]
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
-    root.addHandler(handler)
-
-
-def table(rows: Sequence[Mapping[str, Any]], write: Callable[[Any], str] = str) -> str:
-    """Rows of equal keys as aligned plain text."""
-    columns = list(rows[0])
-    cells = [columns, *[[write(row[c]) for c in columns] for row in rows]]
-    widths = [max(len(line[i]) for line in cells) for i in range(len(columns))]
-    lines = [
-        "  ".join(c.ljust(w) if i == 0 else c.rjust(w) for i, (c, w) in enumerate(zip(line, widths, strict=True)))
-        for line in cells
-    ]
-    return "\n".join(line.rstrip() for line in lines)

@@ -12,7 +12,9 @@ import numpy as np
 import torch
 
 from label_efficient.data.image_data import ImageData
-from label_efficient.engine.records import check_output_dir, rank_and_size, table
+from label_efficient.engine.distributed import rank_and_size
+from label_efficient.engine.log import table
+from label_efficient.engine.output_dir import check_output_dir
 from label_efficient.evaluation.calibration import fit_temperature, read_temperature, write_calibration
 from label_efficient.evaluation.metrics import (
     BINARY,

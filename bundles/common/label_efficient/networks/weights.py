@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from label_efficient.files import read_json
+from label_efficient.files import read_json, sha256, versions, write_json, write_whole
 
 
 def load_weights(network: nn.Module, path: str | Path) -> None:
@@ -70,3 +70,10 @@ def check_model_info(ckpt_path: Path, expected: Mapping[str, Any]) -> None:
     ]
     if differing:
         raise ValueError(f"{ckpt_path} was trained otherwise: {'; '.join(differing)}")
+
+
+def save_model(path: Path, weights: Mapping[str, torch.Tensor], info: Mapping[str, Any]) -> None:
+    """Write weights as a plain state dict, and what they are to a `.json` of the same name beside it."""
+    contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}
+    write_whole(path, lambda file: torch.save(contiguous, file))
+    write_json(path.with_suffix(".json"), {**info, "sha256": sha256(path), "versions": versions()})
