@@ -33,7 +33,6 @@ def write_run_report(
     uncertainty: np.ndarray,
     history: Sequence[Mapping[str, float]],
     picture: Callable[[int], np.ndarray],
-    **unused: Any,
 ) -> None:
     """Draw the figures of a run and write its report, one page with everything in it.
 
@@ -47,7 +46,6 @@ def write_run_report(
         uncertainty: Of the test images, (N,).
         history: Rows of `history.csv`; empty if only evaluated.
         picture: Gives a test image as stored, by its position.
-        unused: What the figures of a training now read from the history and the settings.
     """
     folder = output_dir / "figures"
     shown = ClassifiedImages.of_test(
