@@ -73,11 +73,6 @@ def definition_list(pairs: Mapping[str, object]) -> Markup:
     return _block("definition_list", pairs)
 
 
-def code(text: str) -> Markup:
-    """Preformatted text, for instance a command to type."""
-    return _block("code", text)
-
-
 def figure(path: Path | str, caption: str) -> Markup:
     """The PNG or JPEG file, embedded, with its caption."""
     path = Path(path)
