@@ -21,24 +21,13 @@ class Evaluation(ClassifierEvaluation):
 
     Args:
         preprocess: As in training.
-        node_names: Names of the trained network's output nodes, for the figure of beta.
-        max_beta_ratio: Largest ratio of two betas that the variant can reach, or None; for the figure.
         kwargs: As of `ClassifierEvaluation`; the network as of `shipped.build_shipped`.
     """
 
-    def __init__(
-        self,
-        *,
-        preprocess: Preprocess,
-        node_names: tuple[str, ...],
-        max_beta_ratio: float | None = None,
-        **kwargs: Any,
-    ) -> None:
+    def __init__(self, *, preprocess: Preprocess, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.prepare_batch = PrepareBatch(preprocess)
         self.preprocess = preprocess
-        self.node_names = node_names
-        self.max_beta_ratio = max_beta_ratio
 
     def expected_info(self) -> dict[str, Any]:
         """Size and normalisation of the images."""
@@ -68,7 +57,5 @@ class Evaluation(ClassifierEvaluation):
             raw_probabilities=raw.probabilities,
             uncertainty=calibrated.uncertainty,
             history=read_history(history_path) if history_path.is_file() else [],
-            node_names=self.node_names,
-            max_beta_ratio=self.max_beta_ratio,
             picture=ImageSet(self.data.splits["test"], self.preprocess).image,
         )

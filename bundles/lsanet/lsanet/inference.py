@@ -15,8 +15,13 @@ from label_efficient.data.images import read_image
 from label_efficient.engine.log import log_to_file
 from label_efficient.evaluation.predictions import normalised_entropy, prediction_rows, write_predictions
 from label_efficient.networks.backbones import DenseNetBackbone, ResNetBackbone, VGGBackbone
-from label_efficient.report import page as _report
-from label_efficient.report import pictures as _pictures
+from label_efficient.report.inference_sections import (
+    caption_of,
+    classes_section,
+    least_certain_section,
+    write_inference_page,
+)
+from label_efficient.report.pictures import save_overlay
 from label_efficient.settings import Settings
 
 from .network import NodeEnsemble
@@ -103,7 +108,7 @@ class PredictionWriter:
                 continue
             original = read_image(path)
             place = self.output_dir / "saliency" / f"{file}.png"
-            _pictures.save_overlay(place, image=original, heat=self._unpad(heat[index].cpu().numpy(), original.shape))
+            save_overlay(place, image=original, heat=self._unpad(heat[index].cpu().numpy(), original.shape))
 
     def _unpad(self, heat: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
         if not self.preprocess.keep_aspect:
@@ -135,26 +140,13 @@ class PredictionWriter:
             raise ValueError(f"none of the {len(rows)} files could be read; the first: {bad[0][1]}")
 
     def _report(self, rows: list[dict[str, Any]], uncertainty: np.ndarray, bad: list[tuple[str, str]]) -> None:
+        sections = [classes_section(rows, self.classes)]
         good = [i for i, error in enumerate(self.errors) if not error]
-        said = [rows[i]["pred"] for i in good]
-        counts = [[name, said.count(name)] for name in dict.fromkeys([*self.classes, *said])]
-        sections = [_report.section("Predicted classes", _report.table(["class", "images"], counts))]
         if self.contact_sheet and good:
             chosen = sorted(good, key=lambda i: -uncertainty[i])[: self.contact_sheet]
-            captions = [f"{self.files[i]}\n{rows[i]['pred']}, uncertainty {uncertainty[i]:.2f}" for i in chosen]
-            path = self.output_dir / "figures" / "least_certain.png"
-            _pictures.save_contact_sheet(path, images=[read_image(self.paths[i]) for i in chosen], captions=captions)
-            sections.append(_report.section("Least certain images", _report.figure(path, "Least certain images first")))
-        if bad:
-            sections.append(_report.section("Files without a prediction", _report.table(["file", "error"], bad)))
-        used = {name: str(value) for name, value in self.settings.items()}
-        sections.append(_report.section("Settings", _report.definition_list(used)))
-        _report.write_report(
-            self.output_dir / "report.html",
-            title="LSANet bundle: predictions",
-            sections=sections,
-            footer="Research software, not a medical device: not for diagnosis.",
-        )
+            images, captions = [read_image(self.paths[i]) for i in chosen], [caption_of(rows[i]) for i in chosen]
+            sections.append(least_certain_section(self.output_dir, images, captions))
+        write_inference_page(self.output_dir, bundle="LSANet", sections=sections, bad=bad, settings=self.settings)
 
 
 def class_activation(network: nn.Module, image: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:

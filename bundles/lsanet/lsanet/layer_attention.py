@@ -1,5 +1,6 @@
 """Feature embedding and layer selective attention: beta, a weight per output node and image (equation 6)."""
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -62,6 +63,11 @@ class LayerSelectiveAttention(nn.Module):
         descriptor = self.embed(feature_maps).mean(dim=(3, 4))  # B x L x C
         gate = self.gate(descriptor)
         return torch.softmax(gate / self.temperature, dim=1), gate
+
+
+def largest_ratio(variant: str, temperature: float) -> float | None:
+    """How many times another beta one can be: gates are means of sigmoids, between 0 and 1; None if without bound."""
+    return None if variant == "gated" else math.exp(1 / temperature)
 
 
 def _embedding(channels: int, stride: int, embed_channels: int) -> nn.Sequential:
