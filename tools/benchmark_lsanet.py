@@ -23,7 +23,7 @@ BUNDLE = Path(__file__).resolve().parents[1] / "bundles" / "lsanet"
 sys.path.insert(0, str(BUNDLE))
 
 from label_efficient.data.image_data import ImageData  # noqa: E402
-from lsanet.shipped import build_shipped  # noqa: E402
+from label_efficient.networks.backbones import build_backbone  # noqa: E402
 from lsanet.transforms import PrepareBatch, Preprocess  # noqa: E402
 
 BACKBONE = "resnet18"
@@ -265,7 +265,7 @@ def inference_benchmarks(options: Options) -> Iterator[Benchmark]:
         load = load_for(size, options, (8, 5, 3))
         shape = (load.batch_size, 3, size, size)
         images = torch.rand(shape).to(device=load.device, memory_format=torch.channels_last)
-        shipped = build_shipped(backbone=BACKBONE, num_classes=NUM_CLASSES, image_size=size)
+        shipped = build_backbone(BACKBONE, NUM_CLASSES)
         networks = {"shipped network": shipped, "monai resnet18": plain_network(load, channels_last=True)}
         yield Benchmark(
             "inference",

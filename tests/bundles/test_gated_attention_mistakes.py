@@ -368,9 +368,9 @@ def test_reference_boxes_are_checked_before_training(tmp_path, colonies, files, 
 
 
 def test_first_weights_that_do_not_fit_stop_before_training(tmp_path):
-    from lsanet.shipped import build_shipped
+    from label_efficient.networks.backbones import build_backbone
 
-    torch.save(build_shipped(backbone="resnet18", num_classes=2, image_size=28).state_dict(), tmp_path / "lsanet.pt")
+    torch.save(build_backbone("resnet18", 2).state_dict(), tmp_path / "lsanet.pt")
     settings = {**TINY, "output_dir": str(tmp_path / "out"), "instance_backbone": "resnet34"}
     error = refused(parsed, "initialised", **settings, ckpt_path=str(tmp_path / "lsanet.pt"))
     says(error, "ckpt_path", "lsanet.pt", "of another bundle")
@@ -381,14 +381,12 @@ def test_first_weights_that_do_not_fit_stop_before_training(tmp_path):
 
 
 def test_pretrained_without_a_network_names_the_file(tmp_path, monkeypatch):
-    from gated_attention import first_weights
+    from label_efficient.networks import first_weights
+    from label_efficient.networks.imagenet_weights import load_imagenet
 
-    def offline(network: Any, name: str, address: str) -> None:
-        from label_efficient.networks.imagenet_weights import load_imagenet
-
-        load_imagenet(network, name, "http://127.0.0.1:9/")
-
-    monkeypatch.setattr(first_weights, "load_imagenet", offline)
+    monkeypatch.setattr(
+        first_weights, "load_imagenet", lambda backbone, _: load_imagenet(backbone, "http://127.0.0.1:9/")
+    )
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     monkeypatch.setattr(torch.hub, "_hub_dir", None)
     error = refused(parsed, "initialised", **TINY, pretrained="true")

@@ -27,8 +27,8 @@ from monai.transforms import Compose, DeleteItemsd
 from PIL import Image
 
 from label_efficient.data.label_files import class_index
+from label_efficient.networks.backbones import build_backbone
 from label_efficient.networks.weights import save_model
-from lsanet.shipped import build_shipped
 
 BUNDLE = Path(__file__).resolve().parents[2] / "bundles" / "lsanet"
 CLASSES = ["dark", "bright", "Brightest"]
@@ -58,7 +58,7 @@ def bundle(tmp_path_factory) -> Path:
     root = tmp_path_factory.mktemp("elsewhere") / "lsanet_classification"
     shutil.copytree(BUNDLE, root, ignore=shutil.ignore_patterns("runs", "models", "__pycache__", "docs"))
     torch.manual_seed(0)
-    weights = build_shipped(backbone="resnet18", num_classes=3, image_size=SIZE).state_dict()
+    weights = build_backbone("resnet18", 3).state_dict()
     info = {
         "task": "multi-class",
         "classes": CLASSES,

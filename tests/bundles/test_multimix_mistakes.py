@@ -418,9 +418,9 @@ def test_weights_exchanged_under_their_description(trained, tmp_path):
 
 
 def test_weights_of_another_bundle(tmp_path):
-    from lsanet.shipped import build_shipped
+    from label_efficient.networks.backbones import build_backbone
 
-    torch.save(build_shipped(backbone="resnet18", num_classes=2, image_size=28).state_dict(), tmp_path / "model.pt")
+    torch.save(build_backbone("resnet18", 2).state_dict(), tmp_path / "model.pt")
     write_list(tmp_path, write_films(tmp_path))
     with pytest.raises(RuntimeError) as caught:
         train(tmp_path, ckpt_path=str(tmp_path / "model.pt"))

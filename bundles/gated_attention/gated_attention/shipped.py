@@ -1,11 +1,13 @@
 """The network as it is shipped and exported, and run on data: logits, attention and instances of every image."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
 from ignite.engine import Engine, Events
 from monai.engines import SupervisedEvaluator
+
+from label_efficient.networks.model_info import network_arguments
 
 from .handlers import AutocastInferer
 from .network import GatedAttentionNet
@@ -22,6 +24,11 @@ class ShippedGatedAttention(GatedAttentionNet):
         """Image as it is stored, uint8 or float, to logits B x N."""
         output = self.look(list(image.unbind(0)), True)
         return output["logits"] if "logits" in output else output["global_logits"]
+
+
+def build_shipped(info: Mapping[str, Any], **changes: Any) -> ShippedGatedAttention:
+    """The network that `model.pt` has the weights of, see `model_info.network_arguments`."""
+    return ShippedGatedAttention(**network_arguments(ShippedGatedAttention, info, changes))
 
 
 def look_at(

@@ -9,46 +9,28 @@ from monai.engines import SupervisedEvaluator
 from monai.inferers import SimpleInferer
 from torch import nn
 
+from label_efficient.data.class_lists import MULTI_LABEL
 from label_efficient.evaluation.predictions import normalised_entropy
 from label_efficient.networks.backbones import build_backbone, check_image_size
+from label_efficient.networks.model_info import network_arguments
 
-from .network import NodeEnsemble, ensemble
+from .network import LSANet, NodeEnsemble, ensemble
 
 
-def build_shipped(
-    *,
-    backbone: str,
-    num_classes: int,
-    image_size: int,
-    attention: str = "none",
-    keep_nodes: bool = False,
-    multi_label: bool = False,
-    **ensemble_options: Any,
-) -> nn.Module:
+def build_shipped(info: Mapping[str, Any], **changes: Any) -> nn.Module:
     """The network that `model.pt` has the weights of: image B x 3 x H x W to logits B x K.
 
     The backbone with its classifier C4, as fast as a plain one; with `keep_nodes` the ensemble of all nodes.
 
     Args:
-        backbone: One of `_backbones.BACKBONES`.
-        num_classes: K.
-        image_size: Pixels a side; only checked.
-        attention: Attention module in the residual blocks.
-        keep_nodes: Whether all output nodes are kept.
-        multi_label: Whether the K outputs are independent.
-        ensemble_options: The other arguments of `network.LSANet`, which only the ensemble needs.
+        info: Content of `model.json`: `task`, `classes`, `keep_nodes` and the arguments of `network.LSANet`.
+        changes: Arguments of `network.LSANet` that override it.
     """
-    if keep_nodes:
-        return NodeEnsemble(
-            backbone=backbone,
-            num_classes=num_classes,
-            image_size=image_size,
-            attention=attention,
-            multi_label=multi_label,
-            **ensemble_options,
-        )
-    check_image_size(backbone, image_size)
-    return build_backbone(backbone, num_classes, attention=attention)
+    arguments = network_arguments(LSANet, info, changes)
+    if info["keep_nodes"]:
+        return NodeEnsemble(multi_label=info["task"] == MULTI_LABEL, **arguments)
+    check_image_size(arguments["backbone"], arguments["image_size"])
+    return build_backbone(arguments["backbone"], arguments["num_classes"], attention=arguments["attention"])
 
 
 def shipped_weights(training_weights: Mapping[str, torch.Tensor], keep_nodes: bool) -> dict[str, torch.Tensor]:
