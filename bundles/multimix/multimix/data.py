@@ -11,12 +11,12 @@ import numpy as np
 
 from label_efficient.data.image_files import UnreadableError
 from label_efficient.data.label_files import handed_over
+from label_efficient.data.list_checks import Entry
+from label_efficient.data.mask_lists import SECTIONS, read_datalist
 from label_efficient.files import read_json
 from label_efficient.settings import SettingsError
 
 from .budget import apply_budgets, reuse_labelled_images
-from .datalist_entries import SECTIONS, Entry
-from .datalists import read_datalist
 from .demo_data import DEMO_CLASSES, make_demo_images
 from .losses import UNKNOWN
 from .network import METHODS
@@ -36,7 +36,7 @@ class ChestData:
     Attributes:
         name: For tables and folder names.
         classes: Names of the classes, in the order of the network's outputs; empty without any.
-        splits: `datalist_entries.SECTIONS` to their parts.
+        splits: `mask_lists.SECTIONS` to their parts.
         streams: For each stream of training (`streams.STREAMS`) the section and the positions in it.
         source: Where the data come from, for people.
         notes: Remarks for people.

@@ -10,14 +10,13 @@ from typing import Any
 
 import numpy as np
 
-from label_efficient.data.class_lists import MULTI_LABEL, read_datalist
-from label_efficient.data.image_files import UnreadableError, for_all_images, listed, read_images
+from label_efficient.data.class_lists import MULTI_LABEL, SPLITS, read_datalist
+from label_efficient.data.image_files import UnreadableError, for_all_images, read_images
 from label_efficient.data.label_files import class_index
 from label_efficient.data.subsets import labelled_subset
+from label_efficient.data.tables import listed
 from label_efficient.files import read_json
 from label_efficient.settings import SettingsError
-
-SPLITS = ("train", "val", "test")
 
 
 @dataclass(frozen=True)
@@ -198,11 +197,11 @@ def data_of_list(path: Path, dataset_dir: str | None, num_workers: int, cache: b
     Raises:
         ValueError: With all problems of the list, or all images that cannot be read.
     """
-    entries = read_datalist(path, Path(dataset_dir) if dataset_dir else None, num_workers=num_workers)
+    found = read_datalist(path, Path(dataset_dir) if dataset_dir else None, num_workers=num_workers)
     problems: list[str] = []
     splits = {}
-    for name in SPLITS:
-        paths = entries.paths[name]
+    for name, entries in found.sections.items():
+        paths = [entry.image for entry in entries]
         images: np.ndarray | list[Path] = paths
         try:
             if cache:
@@ -213,11 +212,12 @@ def data_of_list(path: Path, dataset_dir: str | None, num_workers: int, cache: b
         except UnreadableError as error:
             problems += error.problems
             continue
-        splits[name] = Split(images, entries.labels[name], entries.files[name])
+        labels = np.asarray([entry.label for entry in entries], dtype=np.int64)
+        splits[name] = Split(images, labels, [entry.file for entry in entries])
     if problems:
         raise UnreadableError(path, problems)
     name = path.parent.name if path.name == "images.csv" else path.stem
-    return ImageData(name, entries.task, entries.classes, splits, str(path), entries.unlabelled, entries.notes)
+    return ImageData(name, found.task, found.classes, splits, str(path), found.unlabelled)
 
 
 def check_classes(data: ImageData) -> None:
