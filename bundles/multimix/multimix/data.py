@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from label_efficient.data.image_data import class_weights
 from label_efficient.data.image_files import UnreadableError
 from label_efficient.data.label_files import handed_over
 from label_efficient.data.list_checks import Entry
@@ -81,24 +82,9 @@ class ChestData:
         return digest.hexdigest()
 
     def class_weights(self, setting: str | Sequence[float]) -> list[float] | None:
-        """Weights of the classes in the cross-entropy: None, inverse frequency with mean 1 over images, or given.
-
-        Raises:
-            SettingsError: If a list has another length or a weight that is not positive.
-        """
-        if setting == "none" or not self.classes:
-            return None
-        if setting == "balanced":
-            labels = self.splits["train"].labels[self.splits["train"].labelled]
-            found = np.bincount(labels, minlength=len(self.classes))
-            return [float(len(labels) / (len(self.classes) * n)) for n in found]
-        weights = [float(w) for w in setting]
-        if len(weights) != len(self.classes) or not all(0 < w < np.inf for w in weights):
-            raise SettingsError(
-                f"class_weights={setting}: expected none, balanced or {len(self.classes)} numbers above 0, for "
-                f"{', '.join(self.classes)}"
-            )
-        return weights
+        """Weights of the classes in the cross-entropy, see `image_data.class_weights`; None without classes."""
+        train = self.splits["train"]
+        return class_weights(setting, self.classes, train.labels[train.labelled]) if self.classes else None
 
 
 def load_data(
