@@ -225,7 +225,7 @@ def test_lists(tmp_path, films, change, parts):
 
 def test_same_content_under_two_names_in_training_and_test(tmp_path, films):
     (tmp_path / "6.png").write_bytes((tmp_path / "0.png").read_bytes())
-    says(refused(tmp_path, films), "6.png (test, test[0]) is byte by byte 0.png (train, training[0])")
+    says(refused(tmp_path, films), "6.png (test) is byte by byte 0.png (train) (test[0], training[0])")
 
 
 @pytest.mark.parametrize(

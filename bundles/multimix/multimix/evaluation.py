@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from label_efficient.data.mask_files import read_mask
 from label_efficient.engine.distributed import rank_and_size
 from label_efficient.engine.history import read_history
 from label_efficient.engine.log import table
@@ -22,7 +23,6 @@ from label_efficient.settings import Settings
 
 from .data import ChestData, Part
 from .losses import UNKNOWN
-from .mask_files import read_mask
 from .mask_metrics import mask_scores, summarise
 from .mask_output import read_grid
 from .outcomes import Outcome, all_probabilities, class_probabilities, mask_uncertainty, write_masks

@@ -10,10 +10,10 @@ import numpy as np
 import torch
 
 from label_efficient.data.images import read_image
+from label_efficient.data.list_checks import Entry
 from label_efficient.evaluation.predictions import normalised_entropy
 
 from .data import Part
-from .datalist_entries import Entry
 from .mask_output import FileGrid, mask_names, read_grid, write_mask
 from .transforms import Preprocess
 

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable
 from typing import NoReturn
 
-from splits import DEFAULT_FRACTIONS
+from lists.splits import DEFAULT_FRACTIONS
 
 
 class Parser(argparse.ArgumentParser):

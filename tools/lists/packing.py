@@ -3,23 +3,19 @@
 from __future__ import annotations
 
 import argparse
-import io
 import json
 import shlex
-import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "bundles" / "lsanet"))
-
-from list_building import build_list, train_command, write_whole
-from list_readers import COLUMNS, read_csv
-from splits import SECTIONS, ListError, Source
-
 from label_efficient.data.images import ImageError, read_image
+from label_efficient.files import read_json, write_whole
+from lists.building import build_list, train_command
+from lists.readers import COLUMNS, read_csv
+from lists.splits import SECTIONS, ListError, Source
 
 LIST_OPTIONS = (
     *("name", "classes", "fractions", "seed", "resplit", "label_fraction", "labels_per_class", "ordinal"),
@@ -30,9 +26,9 @@ LIST_OPTIONS = (
 def load_list(path: Path) -> dict[str, Any]:
     """Load a datalist and check its form."""
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
+        data = read_json(path, "a datalist")
     except ValueError as error:
-        raise ListError(f"{path} is not a JSON file ({error})") from None
+        raise ListError(str(error)) from None
     if not isinstance(data, dict) or not data.get("training"):
         raise ListError(f"{path} is not a datalist: it has no section 'training'")
     width: int | None = None  # of the first label: 0 for a class index, else the number of classes
@@ -103,9 +99,7 @@ def pack(args: argparse.Namespace) -> None:
     problems.fail_if_problems()
     if "labels" in data:
         arrays["classes"] = np.array(list(data["labels"].values()), dtype=np.str_)
-    buffer = io.BytesIO()
-    np.savez_compressed(buffer, **arrays)  # type: ignore[arg-type]
-    write_whole(Path(args.output), buffer.getvalue())
+    write_whole(args.output, lambda file: np.savez_compressed(file, **arrays))  # type: ignore[arg-type]
     print(*notes, *(f"{name}: {array.dtype} {array.shape}" for name, array in arrays.items()), sep="\n")
     print(f"wrote {args.output}", "next:", sep="\n")
     print(f"  {train_command('lsanet')} --dataset {shlex.quote(args.output)}")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import os
 import re
-import sys
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -13,12 +12,9 @@ from pathlib import Path
 
 import numpy as np
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "bundles" / "multimix"))
-
-from list_readers import group_in_name, images_below, read_folder, read_rows, relative_path
-from splits import Entry, ListError, Source
-
-from multimix.mask_files import MASK_SUFFIXES, MaskError, read_stored
+from label_efficient.data.mask_files import MASK_SUFFIXES, MaskError, read_stored
+from lists.readers import group_in_name, images_below, read_folder, read_rows, relative_path
+from lists.splits import Entry, ListError, Source
 
 NIH_CLASSES = ("NORMAL", "PNEUMONIA")
 NIH_COLUMNS = ("Image Index", "Finding Labels", "Patient ID")
@@ -110,10 +106,10 @@ def _read_class_folders(source: ChestSource, path: Path, classes: Sequence[str] 
 
 
 def _read_nih(source: ChestSource, path: Path, table: Path, classes: list[str]) -> None:
-    header, rows = read_rows(table)
-    lacking = [column for column in NIH_COLUMNS if column not in header]
+    found = read_rows(table)
+    lacking = [column for column in NIH_COLUMNS if column not in found.columns]
     if lacking:
-        raise ListError(f"{table}: no column {', '.join(lacking)}; there are {', '.join(header)}")
+        raise ListError(f"{table}: no column {', '.join(lacking)}; there are {', '.join(found.columns)}")
     source.classes, source.group_name = classes, "patient"
     places = {name.casefold(): i for i, name in enumerate(classes)}
     if not {name.casefold() for name in NIH_CLASSES} <= set(places):
@@ -126,7 +122,7 @@ def _read_nih(source: ChestSource, path: Path, table: Path, classes: list[str]) 
     test = path / "test_list.txt"
     of_test = set(test.read_text(encoding="utf-8").split()) if test.is_file() else set()
     others = absent = 0
-    for row in rows:
+    for _, row in found.lines:
         findings = row["Finding Labels"].split("|")
         if "Pneumonia" in findings:
             label = places["pneumonia"]

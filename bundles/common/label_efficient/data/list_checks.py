@@ -1,4 +1,4 @@
-"""Entries of a list of chest X-rays, and what must hold between them: no leak, no contradiction, nothing missing."""
+"""What must hold between the entries of a list: nothing missing, no leak between its sections, no contradiction."""
 
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
@@ -8,7 +8,6 @@ from pathlib import Path
 
 from label_efficient.files import sha256
 
-SECTIONS = ("train", "val", "test", "cross_domain", "unlabelled")
 TASKS = ("classification", "segmentation")
 
 
@@ -19,7 +18,7 @@ class Entry:
     Attributes:
         image: The file.
         file: Its name in tables, as the list has it.
-        label: Index of the class, or None.
+        label: Index of the class, or 0/1 of every class, or None.
         masks: Files that together are the mask; none without a mask.
         mask_values: Stored values that are lung; None: the mask is binary.
         source: Name of the data set, or "".
@@ -31,7 +30,7 @@ class Entry:
 
     image: Path
     file: str
-    label: int | None = None
+    label: int | list[int] | None = None
     masks: tuple[Path, ...] = ()
     mask_values: tuple[int, ...] | None = None
     source: str = ""
@@ -48,14 +47,6 @@ class Entry:
         return TASKS[: self.label is not None] + TASKS[1 : 1 + bool(self.masks)]
 
 
-@dataclass(frozen=True)
-class Entries:
-    """A checked list: names of the classes (none without labels), and the entries by section (`SECTIONS`)."""
-
-    classes: list[str]
-    sections: dict[str, list[Entry]]
-
-
 def missing_files(sections: Mapping[str, Sequence[Entry]]) -> list[str]:
     """Say which images and masks do not exist."""
     problems = []
@@ -64,18 +55,6 @@ def missing_files(sections: Mapping[str, Sequence[Entry]]) -> list[str]:
             if not path.is_file():
                 problems.append(f"{entry.at}: {path} {'is a folder' if path.is_dir() else 'does not exist'}")
     return problems
-
-
-def empty_sections(sections: Mapping[str, Sequence[Entry]]) -> list[str]:
-    """Say what training cannot do without: entries, and for each of its tasks some to validate on."""
-    if not sections["train"]:
-        return ["no entries in training"]
-    trained, validated = ({task for entry in sections[name] for task in entry.tasks} for name in ("train", "val"))
-    return [
-        f"training has entries with a {word}, validation has none"
-        for task, word in zip(TASKS, ("label", "mask"), strict=True)
-        if task in trained - validated
-    ]
 
 
 def crossing_groups(sections: Mapping[str, Sequence[Entry]]) -> list[str]:
@@ -94,7 +73,12 @@ def crossing_groups(sections: Mapping[str, Sequence[Entry]]) -> list[str]:
     return problems
 
 
-def shared_images(sections: Mapping[str, Sequence[Entry]], num_workers: int, digests: Mapping[Path, str]) -> list[str]:
+def shared_images(
+    sections: Mapping[str, Sequence[Entry]],
+    num_workers: int = 0,
+    digests: Mapping[Path, str] | None = None,
+    contradictions: bool = True,
+) -> list[str]:
     """Say which images, by path or by content, leak between sections or contradict each other.
 
     An image of training may be among the unlabelled of the task for which training does not have it, and may stand in a
@@ -104,10 +88,12 @@ def shared_images(sections: Mapping[str, Sequence[Entry]], num_workers: int, dig
         sections: Entries by section.
         num_workers: Threads that read the files.
         digests: SHA-256 of images where known already.
+        contradictions: Whether one content with two labels or two masks in one section is a problem.
     """
+    known_digests = digests or {}
     paths = [path for path in {entry.image for entry in _all(sections)} if path.is_file()]
     with ThreadPoolExecutor(max(num_workers, 1)) as pool:
-        content = dict(zip(paths, pool.map(lambda p: digests.get(p) or sha256(p), paths), strict=True))
+        content = dict(zip(paths, pool.map(lambda p: known_digests.get(p) or sha256(p), paths), strict=True))
     problems = []
     seen: dict[tuple[Path, str, str], Entry] = {}
     kinds: defaultdict[str, dict[tuple[str, tuple[str, ...]], Entry]] = defaultdict(dict)
@@ -121,7 +107,10 @@ def shared_images(sections: Mapping[str, Sequence[Entry]], num_workers: int, dig
                 problems.append(f"{entry.file} stands in {name} twice ({again[0].at}, {entry.at})")
             known = kinds[content.get(entry.image, str(path))]
             for (other_name, _), other in known.items():
-                problem = _leak(name, entry, other_name, other) if name != other_name else _contradiction(entry, other)
+                if name != other_name:
+                    problem = _leak(name, entry, other_name, other)
+                else:
+                    problem = _contradiction(entry, other) if contradictions else None
                 if problem:
                     problems.append(problem)
             known.setdefault((name, entry.tasks), entry)
@@ -133,7 +122,7 @@ def _leak(name: str, entry: Entry, other_name: str, other: Entry) -> str | None:
         return None
     if entry.image.resolve() == other.image.resolve():
         return f"{entry.file} stands in {other_name} and {name} ({other.at}, {entry.at})"
-    return f"{entry.file} ({name}, {entry.at}) is byte by byte {other.file} ({other_name}, {other.at})"
+    return f"{entry.file} ({name}) is byte by byte {other.file} ({other_name}) ({entry.at}, {other.at})"
 
 
 def _contradiction(entry: Entry, other: Entry) -> str | None:

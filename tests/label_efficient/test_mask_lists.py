@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from multimix.datalists import Entries, check_datalist, read_datalist
+from label_efficient.data.mask_lists import MaskList, check_datalist, read_datalist
 
 LISTS = Path(__file__).resolve().parents[2] / "data_lists"
 
@@ -50,7 +50,7 @@ def content(**changes: Any) -> dict[str, Any]:
     }
 
 
-def read(root: Path, data: Any) -> Entries:
+def read(root: Path, data: Any) -> MaskList:
     path = root.parent / "list.json"
     path.write_text(json.dumps(data))
     return read_datalist(path, root, num_workers=2)
@@ -165,7 +165,7 @@ def test_all_problems_at_once(root: Path) -> None:
     ("item", "message"),
     [
         ("i10.png", "training[3] is 'i10.png', expected an object with image"),
-        ({"image": 3, "label": 1}, "training[3] is {'image': 3, 'label': 1}, expected"),
+        ({"image": 3, "label": 1}, "training[3] has image=3, expected the path of a file"),
         ({"image": "i10.png"}, "has neither label nor mask; without them it belongs to unlabelled"),
         ({"image": "i10.png", "label": None}, "has neither label nor mask"),
         ({"image": "i10.png", "label": True}, "has label=True, expected 0 to 1"),
@@ -184,7 +184,7 @@ def test_all_problems_at_once(root: Path) -> None:
         ({"image": "i10.png", "label": 0, "task": "classification"}, "has task='classification', expected it in unlab"),
         ({"image": "i10.png", "label": 0, "maks": "m1.png"}, "unknown key 'maks' in training[3]: did you mean 'mask'?"),
         ({"image": "i10.png", "label": 0, "age": 3}, "unknown key 'age' in training[3]: "),
-        ({"image": "", "label": 0}, "expected an object with image, the path of a file"),
+        ({"image": "", "label": 0}, "training[3] has image='', expected the path of a file"),
         ({"image": ".", "label": 0}, "is a folder"),
     ],
 )
@@ -200,13 +200,13 @@ def test_own_keys_and_comments_are_kept_out(root: Path) -> None:
     ("changes", "message"),
     [
         ({"trainig": []}, "unknown section 'trainig': did you mean 'training'?"),
-        ({"extra": []}, "unknown section 'extra': expected training, validation, test, cross_domain or unlabelled"),
+        ({"extra": []}, "unknown section 'extra': expected one of training, train, validation"),
         ({"mask_value": [1]}, "unknown section 'mask_value': did you mean 'mask_values'?"),
         ({"mask_values": 1}, "mask_values is 1, expected a list of whole numbers"),
         ({"test": {"image": "i1.png"}}, "test is a dict, expected a list of entries"),
-        ({"labels": {"0": "a", "1": "a"}}, "labels is {'0': 'a', '1': 'a'}, expected distinct names"),
-        ({"labels": {"1": "a", "2": "b"}}, "expected distinct names"),
-        ({"labels": None}, "some labels are names and some are not"),
+        ({"labels": {"0": "a", "1": "a"}}, "labels has a name twice: a, a"),
+        ({"labels": {"1": "a", "2": "b"}}, "labels is {'1': 'a', '2': 'b'}, expected a list of names"),
+        ({"labels": None}, "labels are 3 int (first 1 at training[0]), 1 str (first 'NORMAL' at training[1])"),
         ({"unlabelled": [{"image": "i9.png", "task": "both"}]}, "task='both', expected classification or segmentation"),
         ({"unlabelled": [{"image": "i9.png", "label": 0}]}, "is a labelled file among the unlabelled: it has label"),
         ({"unlabelled": [{"image": "i9.png", "mask": "m9.png"}]}, "labelled file among the unlabelled: it has mask"),
@@ -303,14 +303,16 @@ def test_groups(root: Path) -> None:
 
 def test_known_digests_are_trusted(root: Path) -> None:
     digests = {root / "i0.png": "same", root / "i5.png": "same"}
-    with pytest.raises(ValueError, match=r"i5.png \(test, test\[0\]\) is byte by byte i0.png"):
+    with pytest.raises(
+        ValueError, match=r"i5.png \(test\) is byte by byte i0.png \(train\) \(test\[0\], training\[0\]\)"
+    ):
         check_datalist(content(), Path("x.json"), root, digests=digests)
 
 
 # CSV
 
 
-def read_csv(root: Path, text: str) -> Entries:
+def read_csv(root: Path, text: str) -> MaskList:
     (root / "list.csv").write_text(text, encoding="utf-8-sig")
     return read_datalist(root / "list.csv")
 
@@ -348,11 +350,11 @@ def test_csv_with_names_or_indices_only(root: Path) -> None:
     ("old", "new", "message"),
     [
         ("mask,", "masks,", "unknown column 'masks': did you mean 'mask'?"),
-        ("split", "part", "its columns are .* expected file, split, and label, class or mask"),
-        ("validation", "dev", "line 5 has split='dev', expected one of training"),
-        ("1,PNEUMONIA", "0,PNEUMONIA", "line 3: label 0 is 'NORMAL' here and 'PNEUMONIA' above"),
+        ("split", "part", "its columns are .* expected file, label or class or mask, and split"),
+        ("validation", "dev", "line 5 has split='dev', expected train, val, test, cross_domain or unlabelled"),
+        ("1,PNEUMONIA", "0,PNEUMONIA", r"disagree: label 0 is NORMAL and PNEUMONIA \(first in the lines 2, 3\)"),
         ("12;13", "12;x", r"line 4 \(i2.png\): mask_values is \[12, 'x'\], expected a list of whole"),
-        ("i7.png", "", "line 7 is .* expected an object with image"),
+        ("i7.png", "", "line 7 has file='', expected the path of an image"),
         ("i7.png", "gone.png", "line 7: .*gone.png does not exist"),
         ("a,classification", "a,both", r"line 7 \(i7.png\) has task='both', expected classification or"),
     ],
@@ -372,7 +374,7 @@ def test_all_problems_of_a_csv_at_once(root: Path) -> None:
     assert (
         "line 5 has split='dev'" in found
         and "gone.png does not exist" in found
-        and "labels is {'1': 'PNEUMONIA', '3'" in found
+        and "label has the values 1, 3, expected 0 to 1" in found
     )
 
 

@@ -18,11 +18,9 @@ structure resemble nothing.
 from __future__ import annotations
 
 import os
-import sys
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import numpy as np
 from PIL import Image
@@ -30,11 +28,8 @@ from scipy.ndimage import gaussian_filter
 from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "bundles" / "lsanet"))
-
-from splits import Entry, Source
-
 from label_efficient.data.images import ImageError, read_image
+from lists.splits import Entry, Source
 
 SIDE = 32
 REACH = 4  # the largest shift, in pixels of the thumbnail

@@ -13,7 +13,7 @@ from PIL import Image
 from pydicom.uid import JPEG2000, ExplicitVRLittleEndian, JPEG2000Lossless, JPEGBaseline8Bit, JPEGLSNearLossless
 
 from label_efficient.data.images import read_image
-from multimix.mask_files import MaskError, read_mask, read_stored
+from label_efficient.data.mask_files import MaskError, read_mask, read_stored
 
 H, W = 6, 9
 LUNGS = np.zeros((H, W), np.uint8)

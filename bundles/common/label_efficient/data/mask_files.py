@@ -5,7 +5,7 @@ nothing here rescales, resizes or guesses:
     * PNG, TIFF, BMP and GIF keep their values; a palette picture is read by index, not by colour, save for a GIF of
       greys, which knows no other way to store them; colour is accepted where its channels are equal; what is fully
       transparent is 0.
-    * NIfTI and DICOM keep their integers, NIfTI turned as `_images.read_image` turns the picture.
+    * NIfTI and DICOM keep their integers, NIfTI turned as `images.read_image` turns the picture.
     * JPEG, and DICOM with lossy compression, are refused: the values at every edge are made up.
 """
 

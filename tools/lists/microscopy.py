@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import argparse
-import csv
 import os
 import re
 from collections import defaultdict
 from pathlib import Path
 
-from list_readers import COLUMNS, images_below, read_rows, relative_path, subfolders
-from splits import Entry, ListError, Source
+from label_efficient.data.tables import read_cells
+from lists.readers import COLUMNS, images_below, read_rows, relative_path, subfolders
+from lists.splits import Entry, ListError, Source
 
 PAPER_FRACTIONS = (0.65, 0.1, 0.25)  # a quarter is the test, as in the paper; validation is cut out of the rest
 BACH_PREFIXES = {"Benign": "b", "InSitu": "is", "Invasive": "iv", "Normal": "n"}
@@ -98,10 +98,9 @@ def read_bach(args: argparse.Namespace) -> Source:
 def _compare_truth(source: Source, truth: Path, by_stem: dict[str, list[Entry]]) -> None:
     """Compare the classes of the folders with the publisher's table, which has no header."""
     try:
-        with truth.open(newline="", encoding="utf-8-sig") as file:
-            rows = [[cell.strip() for cell in row] for row in csv.reader(file) if any(row)]
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise ListError(f"{truth}: not readable as CSV ({error})") from None
+        rows = [cells for cells in read_cells(truth) if any(cells)]
+    except ValueError as error:
+        raise ListError(str(error)) from None
     known = {_plain(name): name for name in BACH_PREFIXES}
     named = set()
     for number, row in enumerate(rows, start=1):
@@ -132,20 +131,19 @@ def _read_patients(source: Source, path: Path, by_stem: dict[str, list[Entry]]) 
     """Read the patients of the images that a table names; every other image stands alone."""
     if not path.is_file():
         raise ListError(f"--patients {path}: no such file")
-    header, rows = read_rows(path)
-    by_lower = {name.lower(): name for name in header}
-    file, group = (next((by_lower[n] for n in COLUMNS[role] if n in by_lower), None) for role in ("file", "group"))
+    table = read_rows(path)
+    file, group = table.column(*COLUMNS["file"]), table.column(*COLUMNS["group"])
     if file is None or group is None:
         raise ListError(
             f"--patients {path}: expected a column {' or '.join(COLUMNS['file'])} and a column "
-            f"{' or '.join(COLUMNS['group'])}; there are {', '.join(header)}"
+            f"{' or '.join(COLUMNS['group'])}; there are {', '.join(table.columns)}"
         )
-    for number, row in enumerate(rows, start=2):
-        stem = Path(row.get(file, "").replace("\\", "/")).stem.lower()
+    for number, row in table.lines:
+        stem = Path(row[file].replace("\\", "/")).stem.lower()
         if stem not in by_stem:
-            source.problems[f"row of {path.name} without an image"].append(f"'{row.get(file, '')}' (row {number})")
+            source.problems[f"row of {path.name} without an image"].append(f"'{row[file]}' (row {number})")
         for entry in by_stem.get(stem, []):
-            patient = row.get(group) or None
+            patient = row[group] or None
             if entry.group is not None and entry.group != patient:
                 source.problems["image of two patients"].append(f"{entry.image}: {entry.group}, {patient}")
             entry.group = patient

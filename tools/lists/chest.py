@@ -5,24 +5,21 @@ from __future__ import annotations
 import argparse
 import os
 import shlex
-import sys
 from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "bundles" / "multimix"))
-
-from list_building import check_classes, check_file, format_list, train_command, write_whole
-from list_chest_layouts import ChestSource, read_classification, read_segmentation, read_unlabelled
-from splits import SECTIONS, Entry, ListError, Source, assign_splits
-
 from label_efficient.data.images import ImageError, read_image
-from multimix.budget import choose_labelled
-from multimix.datalist_entries import TASKS
-from multimix.datalists import check_datalist
-from multimix.mask_files import MaskError, read_mask
+from label_efficient.data.list_checks import TASKS
+from label_efficient.data.mask_files import MaskError, read_mask
+from label_efficient.data.mask_lists import check_datalist
+from label_efficient.data.subsets import choose_labelled
+from label_efficient.files import write_whole
+from lists.building import aligned, check_classes, check_file, format_list, train_command
+from lists.chest_layouts import ChestSource, read_classification, read_segmentation, read_unlabelled
+from lists.splits import SECTIONS, Entry, ListError, Source, assign_splits
 
 ALL_SECTIONS = (*SECTIONS, "cross_domain", "unlabelled")
 TEST_SHARE = 0.2
@@ -45,7 +42,7 @@ def make_chest_list(args: argparse.Namespace) -> None:
         check_datalist(data, path, root, num_workers=os.cpu_count() or 1, digests=digests)
     except ValueError as error:
         raise ListError(f"{error}\nnothing was written") from None
-    write_whole(path, format_list(data).encode())
+    write_whole(path, lambda file: file.write(format_list(data).encode()))
     notes = [note for source in sources.values() for note in source.notes]
     print(*notes, "", count_table(data), "", f"wrote {path}", "next:", sep="\n")
     where = f"--datalist {shlex.quote(str(path))} --dataset_dir {shlex.quote(str(root))}"
@@ -172,7 +169,8 @@ def apply_number(source: ChestSource, number: int | str, seed: int, option: str)
     classes = len({entry.label for entry in training})
     if number != "all" and not classes <= int(number) <= len(training):
         raise ListError(f"{option} {number}: expected {classes} (one of every class) to {len(training)}, or all")
-    kept = set(choose_labelled([e.label for e in training], len(training) if number == "all" else int(number), seed))  # type: ignore[misc]
+    labels: Any = [entry.label for entry in training]
+    kept = set(range(len(training)) if number == "all" else choose_labelled(labels, int(number), seed))
     known = {training[i].digest for i in kept}
     for i in set(range(len(training))) - kept:
         training[i].label = training[i].split = None
@@ -202,10 +200,4 @@ def count_table(data: dict[str, Any]) -> str:
     for source, what in dict.fromkeys(key[:2] for key in counts):
         rows.append([source, what, *(str(counts[source, what, section] or "-") for section in sections)])
     rows.append(["images", "", *(str(len(data[section])) for section in sections)])
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return "\n".join(
-        "  ".join(
-            cell.rjust(w) if i > 1 else cell.ljust(w) for i, (cell, w) in enumerate(zip(row, widths, strict=True))
-        )
-        for row in rows
-    )
+    return aligned(rows, words=2)

@@ -6,8 +6,6 @@ import argparse
 import hashlib
 import io
 import json
-import os
-import sys
 import warnings
 from collections import Counter, defaultdict
 from pathlib import Path
@@ -15,12 +13,9 @@ from typing import Any
 
 from PIL import Image
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "bundles" / "lsanet"))
-
-from list_near_duplicates import group_near_duplicates
-from splits import SECTIONS, Entry, Source, apply_budget, assign_splits, check_copies, class_counts
-
 from label_efficient.data.images import IMAGE_SUFFIXES
+from lists.near_duplicates import group_near_duplicates
+from lists.splits import SECTIONS, Entry, Source, apply_budget, assign_splits, check_copies, class_counts
 
 
 def train_command(bundle: str) -> str:
@@ -167,12 +162,10 @@ def format_list(data: dict[str, Any]) -> str:
     return "{\n" + ",\n".join(blocks) + "\n}\n"
 
 
-def write_whole(path: Path, content: bytes) -> None:
-    """Write a file whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        temporary.write_bytes(content)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+def aligned(rows: list[list[str]], words: int) -> str:
+    """Lay out a table of cells; the first columns, as many as `words`, are flush left, the numbers flush right."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return "\n".join(
+        "  ".join(c.ljust(w) if i < words else c.rjust(w) for i, (c, w) in enumerate(zip(row, widths, strict=True)))
+        for row in rows
+    )

@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import csv
 import hashlib
-import io
 import os
 import posixpath
 import re
-import sys
 import zipfile
 from collections import Counter
 from collections.abc import Iterable
@@ -17,22 +14,17 @@ from pathlib import Path
 
 import numpy as np
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "bundles" / "lsanet"))
-
-from splits import Entry, Label, ListError, Source
-
+from label_efficient.data.class_lists import SPLITS
 from label_efficient.data.images import ImageError, list_images
+from label_efficient.data.lists import SPLIT_WORDS, UNLABELLED_WORDS
+from label_efficient.data.tables import CLASS_COLUMNS, FILE_COLUMNS, Table, read_table
+from lists.splits import SECTIONS, Entry, Label, ListError, Source
 
-SPLIT_WORDS = {
-    **dict.fromkeys(("train", "training"), "training"),
-    **dict.fromkeys(("val", "valid", "validation"), "validation"),
-    **dict.fromkeys(("test", "testing"), "test"),
-}
-UNLABELLED_WORDS = ("unlabelled", "unlabeled")
+SECTION_OF = {word: SECTIONS[SPLITS.index(split)] for word, split in SPLIT_WORDS.items()}
 COLUMNS = {
-    "file": ("file", "image", "path", "filename"),
+    "file": FILE_COLUMNS,
     "label": ("label",),
-    "class": ("class", "label_name"),
+    "class": CLASS_COLUMNS,
     "split": ("split",),
     "group": ("group", "patient", "patient_id", "subject"),
 }
@@ -75,13 +67,13 @@ def read_folder(args: argparse.Namespace) -> Source:
         raise ListError(f"no such folder: {args.dir}")
     source = Source(args.name or folder.name, Path(os.path.abspath(args.root or folder)))
     top = [p for p in subfolders(folder) if p.name.lower() not in UNLABELLED_WORDS]
-    named_as_splits = [p.name for p in top if p.name.lower() in SPLIT_WORDS]
+    named_as_splits = [p.name for p in top if p.name.lower() in SECTION_OF]
     if named_as_splits and len(named_as_splits) < len(top):
         others = ", ".join(p.name for p in top if p.name not in named_as_splits)
         raise ListError(f"{', '.join(named_as_splits)} look like splits, but {others} beside them do not")
     places: list[tuple[str | None, str | None, Path]]
     if named_as_splits:
-        places = [(SPLIT_WORDS[p.name.lower()], c.name, c) for p in top for c in subfolders(p)]
+        places = [(SECTION_OF[p.name.lower()], c.name, c) for p in top for c in subfolders(p)]
     else:
         places = [(None, p.name, p) for p in top]
     source.classes = args.classes or natural_order(name for _, name, _ in places if name)
@@ -112,14 +104,14 @@ def group_in_name(image: str, pattern: str | None) -> str | None:
     return match.group((match.lastindex and 1) or 0) if match else None
 
 
-def find_columns(header: list[str], args: argparse.Namespace) -> dict[str, str | None]:
+def find_columns(table: Table, args: argparse.Namespace) -> dict[str, str | None]:
     """Find the column of every role: as named by the option, or else by its usual names."""
-    by_lower = {name.lower().strip(): name for name in header}
+    header = table.columns
     columns: dict[str, str | None] = {}
     for role, usual in COLUMNS.items():
         wanted = getattr(args, f"{role}_column")
         if wanted is None:
-            columns[role] = next((by_lower[name] for name in usual if name in by_lower), None)
+            columns[role] = table.column(*usual)
         elif wanted.lower() == "none":
             columns[role] = None
         elif wanted not in header:
@@ -136,33 +128,26 @@ def find_columns(header: list[str], args: argparse.Namespace) -> dict[str, str |
     return columns
 
 
-def read_rows(path: Path) -> tuple[list[str], list[dict[str, str]]]:
-    """Read a CSV, separated by comma, semicolon or tab; cells are stripped."""
+def read_rows(path: Path) -> Table:
+    """Read a CSV with rows, and with distinct columns."""
     try:
-        text = path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise ListError(f"{path} is not UTF-8 text ({error.reason}); save it as CSV UTF-8") from None
-    first = text.split("\n", 1)[0]
-    delimiter = max(",;\t", key=first.count)
-    reader = csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter, restval="")
-    header = list(reader.fieldnames or ())
-    if len(set(header)) < len(header):
-        raise ListError(f"{path} has two columns of one name: {', '.join(header)}")
-    try:
-        rows = [{k: v.strip() for k, v in row.items() if isinstance(v, str)} for row in reader]
-    except csv.Error as error:
-        raise ListError(f"{path}, line {reader.line_num}: {error}") from None
-    if not rows:
+        table = read_table(path)
+    except ValueError as error:
+        raise ListError(str(error)) from None
+    if len(set(table.columns)) < len(table.columns):
+        raise ListError(f"{path} has two columns of one name: {', '.join(table.columns)}")
+    if not table.lines:
         raise ListError(f"{path} has no rows")
-    return header, rows
+    return table
 
 
 def read_csv(args: argparse.Namespace) -> Source:
     """Read a CSV with one row per image."""
     path = Path(os.path.abspath(args.file))
     source = Source(args.name or path.parent.name, Path(os.path.abspath(args.root or path.parent)))
-    header, rows = read_rows(path)
-    columns = find_columns(header, args)
+    table = read_rows(path)
+    rows = [cells for _, cells in table.lines]
+    columns = find_columns(table, args)
     used = [f"{role} = '{name}'" for role, name in columns.items() if name]
     source.notes.append(f"columns: {', '.join(used)}")
     if columns["group"]:
@@ -188,7 +173,7 @@ def read_csv(args: argparse.Namespace) -> Source:
             source.problems[problem].append(f"{cell(row, 'file')} ({where})".strip())
             continue
         word = cell(row, "split").lower()
-        split = SPLIT_WORDS.get(word)
+        split = SECTION_OF.get(word)
         if word and split is None and not (label is None and word in UNLABELLED_WORDS):
             source.problems["split is none of train, val, test"].append(f"'{word}' ({where})")
         if label is None and any(row.get(name or "") for name in label_names):
@@ -284,7 +269,7 @@ def read_npz(args: argparse.Namespace) -> Source:
             source.pixels[name] = image[..., 0] if image.shape[2:] == (1,) else image
             value: Label = [int(v) for v in label] if len(label) > 1 else int(label[0])
             digest = hashlib.sha256(image.tobytes()).hexdigest()
-            source.entries.append(Entry(name, value, SPLIT_WORDS[part], None, f"{part}_images[{i}]", digest))
+            source.entries.append(Entry(name, value, SECTION_OF[part], None, f"{part}_images[{i}]", digest))
     class_names_of_arrays(source, arrays, args.classes)
     for entry in source.entries:
         values = entry.label if isinstance(entry.label, list) else [entry.label]
