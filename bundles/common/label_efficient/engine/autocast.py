@@ -40,7 +40,8 @@ def scales_gradients(amp: bool | str, device: str | torch.device) -> bool:
 class AutocastInferer(SimpleInferer):
     """Runs a network in half precision if asked for, on a GPU or a CPU; its output is float32 again.
 
-    The output is a tensor, or a dictionary or a tuple of tensors. Losses, metrics and files are so computed in single precision. MONAI's engines know autocast for GPUs only.
+    The output is a tensor, or a dictionary or a tuple of tensors. Losses, metrics and files are so computed in single
+    precision. MONAI's engines know autocast for GPUs only.
 
     Args:
         amp: As of `half_precision`.
