@@ -211,7 +211,7 @@ def bare_epoch(parser: ConfigParser, device: str) -> Callable[[], float]:
     network = parser.get_parsed_content("network").train()
     loss, optimizer = parser.get_parsed_content("loss"), parser.get_parsed_content("optimizer")
     dataset = parser.get_parsed_content("train::dataset")
-    batches = [dataset[positions] for positions in parser.get_parsed_content("train::sampler")]
+    batches = [dataset[positions] for positions in parser.get_parsed_content("train::dataloader").sampler]
     ready = [([image.to(device) for image in batch["image"]], batch["label"].to(device)) for batch in batches]
 
     def epoch() -> None:

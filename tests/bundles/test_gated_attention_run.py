@@ -21,7 +21,7 @@ from PIL import Image
 from sklearn.metrics import roc_auc_score
 
 from gated_attention.attention import ATTENTIONS
-from gated_attention.handlers import AutocastInferer
+from gated_attention.handlers import FusionInferer
 from gated_attention.settings import _ONLY_WITH_FUSION
 from gated_attention.shipped import ShippedGatedAttention
 from label_efficient.settings import SettingsError
@@ -259,7 +259,7 @@ def test_broken_off_and_resumed_ends_bit_identical(cells, tmp_path, settings):
         assert (tmp_path / "cut" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes(), name
     assert same(weights_of(tmp_path / "cut"), weights_of(tmp_path / "whole"))
     cut, whole = (weights_of(tmp_path / name, "checkpoint.pt") for name in ("cut", "whole"))
-    assert same(cut["model"], whole["model"]) and cut["record"] == whole["record"]
+    assert same(cut["model"], whole["model"]) and all(cut[name] == whole[name] for name in ("best", "history"))
     if "average_decay" in settings:
         assert same(cut["average"], whole["average"]) and not same(whole["model"], weights_of(tmp_path / "whole"))
 
@@ -323,7 +323,7 @@ def test_not_looking_at_the_instances_while_lambda_is_1_changes_no_other_weight(
         calls.append(self.loss is not None)
         return network(inputs, fuse=True)
 
-    monkeypatch.setattr(AutocastInferer, "__call__", look_always)
+    monkeypatch.setattr(FusionInferer, "__call__", look_always)
     train_alone(cells, tmp_path / "with", max_epochs=1)
     assert calls.count(True) == 3
     one, other = (weights_of(tmp_path / name, "checkpoint.pt")["model"] for name in ("without", "with"))
@@ -646,7 +646,7 @@ for name, tensors in (("trained", trained.parameters()), ("evaluated", evaluated
     dist.all_gather(all_of_them, mine)
     assert len(all_of_them) == 2 and torch.equal(*all_of_them), name
 gathered = [None, None]
-dist.all_gather_object(gathered, (part_of("loss").lambda_, next(iter(part_of("train::sampler")))))
+dist.all_gather_object(gathered, (part_of("loss").lambda_, next(iter(part_of("train::dataloader").sampler))))
 (first, drawn), (second, others) = gathered
 assert first == second == {last}, gathered
 assert not set(drawn) & set(others), gathered

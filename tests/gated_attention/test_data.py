@@ -13,10 +13,10 @@ from monai.bundle import ConfigParser
 from PIL import Image
 
 from gated_attention import transforms
-from gated_attention.batches import ImageSet
 from gated_attention.data import load_data
 from gated_attention.transforms import AUGMENTATIONS, Augment, PrepareBatch
 from label_efficient.data.image_data import ImageData
+from label_efficient.data.stored_images import StoredImages
 
 SPLITS = ("train", "val", "test")
 SIZES = ((9, 14), (20, 6), (1, 1), (30, 30))
@@ -53,7 +53,7 @@ def test_images_keep_their_size_and_pixels(tmp_path, sizes, cache):
     data = load_data(write_list(tmp_path, entries), cache=cache, num_workers=2)
     assert (data.task, data.classes, data.name) == ("binary-class", ["cat", "dog"], tmp_path.name)
     for split in SPLITS:
-        part, own = ImageSet(data.splits[split]), [e for e in entries if e[2] == split]
+        part, own = StoredImages(data.splits[split]), [e for e in entries if e[2] == split]
         assert len(part) == 4 and part.data.files == [e[0] for e in own]
         batch = part[[2, 0, 3]]
         assert batch["label"].dtype == torch.int64
@@ -67,14 +67,14 @@ def test_images_keep_their_size_and_pixels(tmp_path, sizes, cache):
 
 def test_a_batch_can_be_one_position(tmp_path):
     data = load_data(write_list(tmp_path, write_images(tmp_path)))
-    batch = ImageSet(data.splits["val"])[1]
+    batch = StoredImages(data.splits["val"])[1]
     assert len(batch["image"]) == 1 and batch["label"].tolist() == [1]
 
 
 def test_a_batch_is_not_the_stored_images(tmp_path):
     part = load_data(write_list(tmp_path, write_images(tmp_path, ((8, 8),)))).splits["train"]
     before = part.images.copy()
-    PrepareBatch(Augment("strong"))(ImageSet(part)[[0, 1]])
+    PrepareBatch(Augment("strong"))(StoredImages(part)[[0, 1]])
     assert np.array_equal(part.images, before)
 
 
@@ -83,7 +83,7 @@ def test_entries_of_another_program(tmp_path, label):
     write_images(tmp_path)
     (tmp_path / "label.txt").write_text(str(label))
     entries = [{"image": str(tmp_path / "1.png"), "label": str(tmp_path / "label.txt")}]
-    batch = ImageSet(entries, classes=["cat", "dog"])[[0]]
+    batch = StoredImages(entries, classes=["cat", "dog"])[[0]]
     assert batch["label"].tolist() == [1]
     assert np.array_equal(batch["image"][0].permute(1, 2, 0), pixels_of(tmp_path, "1.png"))
 
@@ -148,7 +148,7 @@ def test_real_images_of_two_sizes(real_data, tmp_path):
     kinds.append(("blood", sorted((folder / "bccd" / "JPEGImages").glob("*.jpg"))[:6]))
     entries = [(str(p), kind, SPLITS[i // 2]) for kind, paths in kinds for i, p in enumerate(paths)]
     data = load_data(write_list(tmp_path, entries), num_workers=2)
-    batch = ImageSet(data.splits["train"])[[0, 1, 2, 3]]
+    batch = StoredImages(data.splits["train"])[[0, 1, 2, 3]]
     sizes = {"fungus": (3, 384, 512), "blood": (3, 480, 640)}
     assert [tuple(image.shape) for image in batch["image"]] == [sizes[data.classes[k]] for k in batch["label"]]
     assert sorted(batch["label"].tolist()) == [0, 0, 1, 1]

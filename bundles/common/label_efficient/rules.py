@@ -59,6 +59,7 @@ def whole(low: int, *, optional: bool = False) -> tuple[Callable[[Any], bool], s
 
 
 FLAG = one_of(True, False)
+AMP = one_of(True, False, "auto")
 
 
 def _text(value: Any) -> bool:

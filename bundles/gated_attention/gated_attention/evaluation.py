@@ -4,14 +4,13 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from torch.utils.data import DataLoader
+from torch.utils.data import BatchSampler, DataLoader
 
-from label_efficient.data.epoch_batches import EpochBatches
+from label_efficient.data.stored_images import StoredImages
 from label_efficient.engine.history import read_history
 from label_efficient.evaluation.classifier import SHOWN, ClassifierEvaluation, Outcome
 from label_efficient.evaluation.metrics import confusion, per_class
 
-from .batches import ImageSet
 from .coverage import CoverageResult, measure_coverage
 from .instance_figures import InstancePictures
 from .instances import attention_mask
@@ -41,7 +40,7 @@ class Evaluation(ClassifierEvaluation):
         self.looked: dict[str, dict[str, torch.Tensor]] = {}
         self.coverage: CoverageResult | None = None
         self.boxes: ReferenceBoxes | None = None
-        self.pictures = ImageSet(self.data.splits["test"])
+        self.pictures = StoredImages(self.data.splits["test"])
         self.places = {file: place for place, file in enumerate(self.data.splits["test"].files)}
         self.sizes: dict[str, tuple[int, int]] = {}
         if reference_boxes is not None:
@@ -66,8 +65,8 @@ class Evaluation(ClassifierEvaluation):
     def look(self, split: str) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Logits of the prediction; what else the network says is kept in `looked`."""
         part = self.data.splits[split]
-        batches = EpochBatches(len(part), self.settings["batch_size"], shuffle=False)
-        loader = DataLoader(ImageSet(part), batch_size=None, sampler=batches)
+        batches = BatchSampler(range(len(part)), self.settings["batch_size"], drop_last=False)
+        loader = DataLoader(StoredImages(part), batch_size=None, sampler=batches)
         self.looked[split] = look_at(self.network, loader, device=self.device, amp=self.amp)
         return self.looked[split]["logits"], None
 

@@ -12,13 +12,13 @@ from ignite.engine import Engine, Events
 from PIL import Image
 
 from label_efficient.data.picture_transforms import load_image
+from label_efficient.engine.autocast import AutocastInferer
 from label_efficient.engine.log import log_to_file
 from label_efficient.evaluation.predictions import normalised_entropy, prediction_rows, write_predictions
 from label_efficient.files import write_csv
 from label_efficient.networks.weights import read_model_info
 from label_efficient.settings import Settings
 
-from .handlers import AutocastInferer
 from .inference_report import write_inference_report
 from .instance_figures import InstancePictures, save_picture
 from .network import GatedAttentionNet
@@ -51,7 +51,7 @@ class InstanceInferer(AutocastInferer):
         found: Of the last batch, if that was a list: what `network.GatedAttentionNet.look` returns; else None.
     """
 
-    def __init__(self, *, amp: bool = False) -> None:
+    def __init__(self, *, amp: bool | str = False) -> None:
         super().__init__(amp=amp)
         self.found: dict[str, torch.Tensor] | None = None
 

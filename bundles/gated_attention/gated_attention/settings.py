@@ -9,6 +9,7 @@ from label_efficient.files import read_json
 from label_efficient.monai_bridge import calling_parser
 from label_efficient.networks.backbones import BACKBONES, check_image_size
 from label_efficient.rules import (
+    AMP,
     DEVICE,
     FLAG,
     OPTIONAL_TEXT,
@@ -42,7 +43,7 @@ _COMMON = {
     "image_size": whole(1),
     "batch_size": whole(1),
     "num_workers": whole(0),
-    "amp": FLAG,
+    "amp": AMP,
     "mean": THREE_NUMBERS,
     "std": (lambda v: is_three_numbers(v) and min(v) > 0, "three numbers above 0"),
     "device": DEVICE,

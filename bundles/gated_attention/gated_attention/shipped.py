@@ -7,9 +7,9 @@ import torch
 from ignite.engine import Engine, Events
 from monai.engines import SupervisedEvaluator
 
+from label_efficient.engine.autocast import AutocastInferer
 from label_efficient.networks.model_info import network_arguments
 
-from .handlers import AutocastInferer
 from .network import GatedAttentionNet
 from .transforms import PrepareBatch
 
@@ -32,9 +32,9 @@ def build_shipped(info: Mapping[str, Any], **changes: Any) -> ShippedGatedAttent
 
 
 def look_at(
-    network: GatedAttentionNet, loader: Iterable[Any], *, device: Any, amp: bool = False
+    network: GatedAttentionNet, loader: Iterable[Any], *, device: Any, amp: bool | str = False
 ) -> dict[str, torch.Tensor]:
-    """Run the network over a loader of `batches.ImageSet`.
+    """Run the network over a loader of `StoredImages`.
 
     Returns:
         What `network.GatedAttentionNet` returns of all images in their order, on the CPU; `logits` are always there:

@@ -4,9 +4,8 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from torch.utils.data import DataLoader
+from torch.utils.data import BatchSampler, DataLoader
 
-from label_efficient.data.epoch_batches import EpochBatches
 from label_efficient.engine.history import read_history
 from label_efficient.evaluation.classifier import ClassifierEvaluation, Outcome
 
@@ -37,7 +36,7 @@ class Evaluation(ClassifierEvaluation):
     def look(self, split: str) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Logits N x K of a split, and the nodes' disagreement (N,) if they are kept."""
         part = self.data.splits[split]
-        batches = EpochBatches(len(part), self.settings["batch_size"], shuffle=False)
+        batches = BatchSampler(range(len(part)), self.settings["batch_size"], drop_last=False)
         loader = DataLoader(ImageSet(part, self.preprocess), batch_size=None, sampler=batches)
         return predict(self.network, loader, prepare_batch=self.prepare_batch, device=self.device, amp=self.amp)
 

@@ -62,6 +62,8 @@ class LayerSelectiveAttention(nn.Module):
         """L feature maps to beta (B x L, rows sum to 1) and the gates it is the softmax of (B x L)."""
         descriptor = self.embed(feature_maps).mean(dim=(3, 4))  # B x L x C
         gate = self.gate(descriptor)
+        # In half precision the rows of beta would not sum to 1.
+        gate = gate.to(torch.promote_types(gate.dtype, torch.float32))
         return torch.softmax(gate / self.temperature, dim=1), gate
 
 

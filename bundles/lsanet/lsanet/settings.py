@@ -6,6 +6,7 @@ from label_efficient.data.label_files import read_changes_of_consumers
 from label_efficient.networks.backbones import BACKBONES, check_image_size
 from label_efficient.networks.block_attention import ATTENTIONS
 from label_efficient.rules import (
+    AMP,
     DEVICE,
     FLAG,
     OPTIONAL_TEXT,
@@ -37,7 +38,7 @@ _COMMON = {
     "image_size": whole(1),
     "batch_size": whole(1),
     "num_workers": whole(0),
-    "amp": FLAG,
+    "amp": AMP,
     "keep_aspect": FLAG,
     "keep_nodes": FLAG,
     "mean": THREE_NUMBERS,

@@ -6,10 +6,10 @@ from typing import Any
 import torch
 from ignite.engine import Engine, Events
 from monai.engines import SupervisedEvaluator
-from monai.inferers import SimpleInferer
 from torch import nn
 
 from label_efficient.data.class_lists import MULTI_LABEL
+from label_efficient.engine.autocast import AutocastInferer
 from label_efficient.evaluation.predictions import normalised_entropy
 from label_efficient.networks.backbones import build_backbone, check_image_size
 from label_efficient.networks.model_info import network_arguments
@@ -41,11 +41,11 @@ def shipped_weights(training_weights: Mapping[str, torch.Tensor], keep_nodes: bo
     return {k[len(prefix) :]: v for k, v in training_weights.items() if k.startswith(prefix)}
 
 
-class NodeInferer(SimpleInferer):
-    """Runs a shipped network; of a `NodeEnsemble` it keeps the nodes' disagreement on the batch."""
+class NodeInferer(AutocastInferer):
+    """Runs a shipped network, in half precision if asked for; of a `NodeEnsemble` it keeps the nodes' disagreement."""
 
-    def __init__(self) -> None:
-        super().__init__()
+    def __init__(self, *, amp: bool | str = False) -> None:
+        super().__init__(amp=amp)
         self.disagreement: torch.Tensor | None = None
 
     def __call__(
@@ -55,7 +55,7 @@ class NodeInferer(SimpleInferer):
         if not isinstance(network, NodeEnsemble):
             self.disagreement = None
             return super().__call__(inputs, network, *args, **kwargs)
-        probabilities, weights = network.node_probabilities(inputs)
+        probabilities, weights = super().__call__(inputs, network.node_probabilities)
         self.disagreement = node_disagreement(probabilities, weights, network.multi_label)
         return network.logits_of(ensemble(probabilities, weights))
 
@@ -81,7 +81,7 @@ def predict(
     *,
     prepare_batch: Callable[..., Any],
     device: Any,
-    amp: bool = False,
+    amp: bool | str = False,
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
     """Run a shipped network over a loader.
 
@@ -90,7 +90,7 @@ def predict(
     """
     logits: list[torch.Tensor] = []
     disagreement: list[torch.Tensor] = []
-    inferer = NodeInferer()
+    inferer = NodeInferer(amp=amp)
 
     def collect(engine: Engine) -> None:
         output: Any = engine.state.output
@@ -105,7 +105,6 @@ def predict(
         inferer=inferer,
         prepare_batch=prepare_batch,
         decollate=False,
-        amp=amp,
     )
     evaluator.add_event_handler(Events.ITERATION_COMPLETED, collect)
     evaluator.run()

@@ -8,8 +8,10 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch.utils.data import BatchSampler
 
 from label_efficient.data.mask_files import read_mask
+from label_efficient.engine.autocast import AutocastInferer
 from label_efficient.engine.distributed import rank_and_size
 from label_efficient.engine.history import read_history
 from label_efficient.engine.log import table
@@ -28,7 +30,7 @@ from .mask_output import read_grid
 from .outcomes import Outcome, all_probabilities, class_probabilities, mask_uncertainty, write_masks
 from .run_report import write_run_report
 from .shipped import ShippedMultiMix, split_output
-from .streams import InOrder, PartSet
+from .streams import PartSet
 from .transforms import Preprocess, to_input
 
 logger = logging.getLogger(__name__)
@@ -72,7 +74,7 @@ class Evaluation:
         output_dir: str,
         settings: Settings,
         device: str | torch.device = "cpu",
-        amp: bool = False,
+        amp: bool | str = False,
         calibrate: bool = False,
         write_masks: bool = False,
     ) -> None:
@@ -138,13 +140,13 @@ class Evaluation:
     def _outcome(self, part: Part) -> Outcome:
         logits: list[torch.Tensor] = []
         masks: list[torch.Tensor] = []
-        outcome = Outcome(None, None)
+        outcome, inferer = Outcome(None, None), AutocastInferer(amp=self.amp)
         for positions, image in self._batches(part):
-            with torch.no_grad(), torch.autocast(self.device.type, enabled=self.amp):
-                pred = self.network(image)
+            with torch.no_grad():
+                pred = inferer(image, self.network)
             if not torch.isfinite(pred).all():
                 raise ValueError(f"{self.ckpt_path}: the network's outputs are not finite; training diverged")
-            mask_logits, class_logits = split_output(pred.float().cpu(), self.settings["method"])
+            mask_logits, class_logits = split_output(pred.cpu(), self.settings["method"])
             if class_logits is not None:
                 logits.append(class_logits.clone())
             if mask_logits is not None:
@@ -158,7 +160,7 @@ class Evaluation:
 
     def _batches(self, part: Part) -> Iterator[tuple[list[int], torch.Tensor]]:
         dataset = PartSet(part)
-        for positions in InOrder(len(part), 4 * self.settings["batch_size"]):
+        for positions in BatchSampler(range(len(part)), 4 * self.settings["batch_size"], drop_last=False):
             yield positions, to_input(dataset[positions]["image"], self.device)
 
     def _mask_figures(self, part: Part, position: int, probabilities: torch.Tensor) -> dict[str, float]:

@@ -5,7 +5,7 @@ from pathlib import Path
 from label_efficient.data.label_files import handed_over, read_changes_of_consumers, use_settings
 from label_efficient.engine.schedules import LR_SCHEDULES
 from label_efficient.files import read_json
-from label_efficient.rules import DEVICE, FLAG, OPTIONAL_TEXT, TEXT, check_values, number, one_of, whole
+from label_efficient.rules import AMP, DEVICE, FLAG, OPTIONAL_TEXT, TEXT, check_values, number, one_of, whole
 from label_efficient.settings import Settings, SettingsError, read_settings
 
 from .augment import AUGMENTATIONS
@@ -18,7 +18,7 @@ _COMMON = {
     "image_size": whole(1),
     "batch_size": whole(1),
     "num_workers": whole(0),
-    "amp": FLAG,
+    "amp": AMP,
     "keep_aspect": FLAG,
     "device": DEVICE,
     "method": one_of(*METHODS),

@@ -85,7 +85,7 @@ class ClassifierEvaluation(ABC):
         output_dir: str,
         settings: Settings,
         device: str | torch.device = "cpu",
-        amp: bool = False,
+        amp: bool | str = False,
         calibrate: bool = False,
         target_specificity: float = 0.95,
     ) -> None:

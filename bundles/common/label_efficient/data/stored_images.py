@@ -12,13 +12,13 @@ from label_efficient.data.image_data import Split, read_entries
 from label_efficient.data.picture_transforms import load_image
 
 
-class ImageSet(Dataset):
+class StoredImages(Dataset):
     """Batches of stored images and their labels, by a list of positions.
 
-    `image` is a list of uint8 3 x H_i x W_i, `label` int64 (B,).
+    `image` is what `images` gives, `label` int64 (B,).
 
     Args:
-        data: A `Split`, or a list of dictionaries with `image` (path) and `label`, see `_label_files.class_index`.
+        data: A `Split`, or a list of dictionaries with `image` (path) and `label`, see `label_files.class_index`.
         classes: Names of the classes, for a list with names in label files.
     """
 
@@ -30,10 +30,13 @@ class ImageSet(Dataset):
 
     def __getitem__(self, indices: Sequence[int] | int) -> dict[str, Any]:
         positions = np.atleast_1d(np.asarray(indices))
-        images = [torch.from_numpy(self.image(int(i))).permute(2, 0, 1) for i in positions]
-        return {"image": images, "label": torch.from_numpy(self.data.labels[positions])}
+        return {"image": self.images(positions), "label": torch.from_numpy(self.data.labels[positions])}
+
+    def images(self, positions: np.ndarray) -> Any:
+        """Images at these positions: a list of uint8 C x H_i x W_i."""
+        return [torch.from_numpy(self.image(int(i))).permute(2, 0, 1) for i in positions]
 
     def image(self, position: int) -> np.ndarray:
-        """One image as stored, uint8 H x W x 3."""
+        """One image as stored, uint8 H x W (x C)."""
         stored = self.data.images[position]
         return load_image(stored).permute(1, 2, 0).numpy() if isinstance(stored, Path) else stored
