@@ -20,11 +20,10 @@ from label_efficient.evaluation.metrics import (
     BINARY,
     confusion,
     per_class,
-    sensitivity_specificity,
     summary,
-    threshold_at_specificity,
 )
 from label_efficient.evaluation.predictions import normalised_entropy, prediction_rows, write_predictions
+from label_efficient.evaluation.thresholds import sensitivity_specificity, threshold_at_specificity
 from label_efficient.files import read_json, versions, write_json
 from label_efficient.networks.weights import check_model_info, load_weights
 from label_efficient.settings import Settings
