@@ -15,7 +15,6 @@ from monai.bundle import create_workflow
 from PIL import Image
 
 from gated_attention.data import load_data
-from gated_attention.inference import read_info
 from gated_attention.instances import select_instances
 from gated_attention.losses import GatedAttentionLoss
 from gated_attention.network import GatedAttentionNet
@@ -467,15 +466,6 @@ def test_evaluating_other_data_and_other_weights(trained, tmp_path):
     (tmp_path / "model.pt").write_bytes(model.read_bytes()[:9999])
     says(refused(evaluate, trained, ckpt_path=str(tmp_path / "model.pt")), "does not hold the weights")
     assert not (trained / "again").exists()
-
-
-def test_inference_with_weights_of_another_bundle_or_without_their_description(tmp_path):
-    weights = tmp_path / "model.pt"
-    says(refused(read_info, str(weights)), "model.json: no such file", "keep them together")
-    (tmp_path / "model.json").write_text(json.dumps({"bundle": "lsanet", "classes": ["a"]}))
-    says(refused(read_info, str(weights)), "model.json", "bundle 'lsanet'", "expected 'gated_attention'")
-    (tmp_path / "model.json").write_text(json.dumps({"bundle": "gated_attention", "classes": ["a"]}))
-    says(refused(read_info, str(weights)), "model.json", "method", "window_box", "missing")
 
 
 @pytest.mark.parametrize("act", [train, evaluate])

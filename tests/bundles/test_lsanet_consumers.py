@@ -60,6 +60,7 @@ def bundle(tmp_path_factory) -> Path:
     torch.manual_seed(0)
     weights = build_backbone("resnet18", 3).state_dict()
     info = {
+        "bundle": "lsanet",
         "task": "multi-class",
         "classes": CLASSES,
         "keep_aspect": True,

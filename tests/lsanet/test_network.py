@@ -352,7 +352,8 @@ def test_predict_runs_a_loader_with_an_uneven_last_batch(keep_nodes, ensembles):
         network.load_state_dict(weights)
     x = images(5)
     loader = [{"image": part, "label": torch.zeros(len(part))} for part in x.split(2)]
-    logits, disagreement = predict(network, loader, prepare_batch=as_pair, device="cpu")
+    found = predict(network, loader, prepare_batch=as_pair, device="cpu")
+    logits, disagreement = found["logits"], found.get("uncertainty")
     with torch.no_grad():
         torch.testing.assert_close(logits, network.eval()(x), rtol=1e-4, atol=1e-5)
     if not keep_nodes:

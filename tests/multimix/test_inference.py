@@ -21,9 +21,9 @@ from label_efficient.data.picture_set import PictureSet
 from label_efficient.data.picture_transforms import LoadPictured, Preprocessd
 from label_efficient.networks.weights import save_model
 from multimix.data import load_data
-from multimix.inference import interpret
 from multimix.mask_output import mask_names, outline, read_grid, write_mask
 from multimix.network import METHODS
+from multimix.predictions import interpret
 from multimix.shipped import ShippedMultiMix
 from multimix.streams import PartSet
 from multimix.transforms import Preprocess, to_input

@@ -4,10 +4,9 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
-from ignite.engine import Engine, Events
-from monai.engines import SupervisedEvaluator
 
 from label_efficient.engine.autocast import AutocastInferer
+from label_efficient.evaluation.outputs import collect_outputs
 from label_efficient.networks.model_info import network_arguments
 
 from .network import GatedAttentionNet
@@ -40,23 +39,13 @@ def look_at(
         What `network.GatedAttentionNet` returns of all images in their order, on the CPU; `logits` are always there:
         those of the prediction.
     """
-    found: dict[str, list[torch.Tensor]] = {}
-
-    def collect(engine: Engine) -> None:
-        output: Any = engine.state.output
-        for name, value in output["pred"].items():
-            found.setdefault(name, []).append(value.float().cpu())
-
-    evaluator = SupervisedEvaluator(
-        device=torch.device(device),
-        val_data_loader=loader,
+    found = collect_outputs(
         # In the layout of training, so that the figures are the same to the last digit.
-        network=network.to(device=device, memory_format=torch.channels_last),  # type: ignore[call-overload]
+        network.to(device=device, memory_format=torch.channels_last),  # type: ignore[call-overload]
+        loader,
+        device=device,
         inferer=AutocastInferer(amp=amp),
         prepare_batch=PrepareBatch(),
-        decollate=False,
+        keep=lambda pred: pred,
     )
-    evaluator.add_event_handler(Events.ITERATION_COMPLETED, collect)
-    evaluator.run()
-    joined = {name: torch.cat(values) for name, values in found.items()}
-    return {"logits": joined["global_logits"], **joined}
+    return {"logits": found["global_logits"], **found}

@@ -4,12 +4,11 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch
-from ignite.engine import Engine, Events
-from monai.engines import SupervisedEvaluator
 from torch import nn
 
 from label_efficient.data.class_lists import MULTI_LABEL
 from label_efficient.engine.autocast import AutocastInferer
+from label_efficient.evaluation.outputs import collect_outputs
 from label_efficient.evaluation.predictions import normalised_entropy
 from label_efficient.networks.backbones import build_backbone, check_image_size
 from label_efficient.networks.model_info import network_arguments
@@ -82,30 +81,18 @@ def predict(
     prepare_batch: Callable[..., Any],
     device: Any,
     amp: bool | str = False,
-) -> tuple[torch.Tensor, torch.Tensor | None]:
+) -> dict[str, torch.Tensor]:
     """Run a shipped network over a loader.
 
     Returns:
-        Logits, float32 N x K on the CPU, and the nodes' disagreement (N,) if the network keeps its nodes.
+        On the CPU, `logits` (float32 N x K) and, if the network keeps its nodes, their disagreement as `uncertainty`
+        (N,).
     """
-    logits: list[torch.Tensor] = []
-    disagreement: list[torch.Tensor] = []
     inferer = NodeInferer(amp=amp)
 
-    def collect(engine: Engine) -> None:
-        output: Any = engine.state.output
-        logits.append(output["pred"].float().cpu())
-        if inferer.disagreement is not None:
-            disagreement.append(inferer.disagreement.float().cpu())
+    def keep(logits: torch.Tensor) -> dict[str, torch.Tensor]:
+        return {"logits": logits} | ({} if inferer.disagreement is None else {"uncertainty": inferer.disagreement})
 
-    evaluator = SupervisedEvaluator(
-        device=torch.device(device),
-        val_data_loader=loader,
-        network=network.to(device),
-        inferer=inferer,
-        prepare_batch=prepare_batch,
-        decollate=False,
+    return collect_outputs(
+        network.to(device), loader, device=device, inferer=inferer, prepare_batch=prepare_batch, keep=keep
     )
-    evaluator.add_event_handler(Events.ITERATION_COMPLETED, collect)
-    evaluator.run()
-    return torch.cat(logits), torch.cat(disagreement) if disagreement else None

@@ -23,7 +23,7 @@ from label_efficient.settings import Settings
 
 from . import mask_figures
 from .data import ChestData, Part
-from .outcomes import Outcome
+from .outcomes import ChestOutcome
 from .shipped import ShippedMultiMix
 from .training_figures import draw_training
 from .transforms import to_input
@@ -60,7 +60,7 @@ def write_run_report(
     settings: Settings,
     metrics: Mapping[str, Any],
     parts: Mapping[str, Part],
-    outcomes: Mapping[str, Outcome],
+    outcomes: Mapping[str, ChestOutcome],
     probabilities: Mapping[str, np.ndarray],
     raw_probabilities: Mapping[str, np.ndarray],
     network: ShippedMultiMix,
@@ -151,7 +151,7 @@ def _labelled_images(
     )
 
 
-def _mask_section(folder: Path, parts: Mapping[str, Part], outcomes: Mapping[str, Outcome]) -> Section:
+def _mask_section(folder: Path, parts: Mapping[str, Part], outcomes: Mapping[str, ChestOutcome]) -> Section:
     scores: dict[str, list[float]] = {}
     for name, part in parts.items():
         for position, row in outcomes[name].mask_rows.items():
@@ -170,7 +170,7 @@ def _mask_section(folder: Path, parts: Mapping[str, Part], outcomes: Mapping[str
     return section("Masks", *blocks)
 
 
-def _save_boundaries(path: Path, part: Part, outcome: Outcome) -> None:
+def _save_boundaries(path: Path, part: Part, outcome: ChestOutcome) -> None:
     """Half of the images shown are the worst, the others spread over the rest."""
     assert outcome.masks is not None
     order = sorted(outcome.mask_rows, key=lambda position: outcome.mask_rows[position]["dice"])
