@@ -15,7 +15,7 @@ from label_efficient.data.image_data import (
     list_path,
     with_budget,
 )
-from label_efficient.data.label_files import handed_over
+from label_efficient.monai_bridge import handed_over
 from label_efficient.settings import SettingsError
 
 from .demo_data import DEMO_CLASSES, make_demo_images

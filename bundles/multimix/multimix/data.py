@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 
 from label_efficient.data.image_files import UnreadableError
-from label_efficient.data.label_files import handed_over
 from label_efficient.files import read_json
+from label_efficient.monai_bridge import handed_over
 from label_efficient.settings import SettingsError
 
 from .budget import apply_budgets, reuse_labelled_images

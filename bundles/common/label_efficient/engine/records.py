@@ -15,7 +15,7 @@ from ignite.engine import Engine, Events
 from label_efficient.engine.distributed import rank_and_size
 from label_efficient.engine.output_dir import check_output_dir
 from label_efficient.files import write_csv, write_json, write_whole
-from label_efficient.monai_bridge import calling_parser
+from label_efficient.monai_bridge import config_being_parsed
 from label_efficient.networks.weights import save_model
 from label_efficient.settings import Settings, SettingsError
 
@@ -90,8 +90,7 @@ class RunRecord:
         self.without_improvement = 0
         self.learning_rate = 0.0
         self.rank, self.num_ranks = rank_and_size()
-        parser = calling_parser()
-        self.config = parser.config if parser is not None else None
+        self.config = config_being_parsed()
         self._summary_writer: Any = None
 
     @property
