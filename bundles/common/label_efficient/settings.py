@@ -97,7 +97,8 @@ def _without_effect(given: Mapping[str, Any], files: Mapping[str, Mapping[str, A
     for name in given:
         homes = [f for f, content in files.items() if f != config_name and name in setting_names(content)]
         if homes and name not in own:
-            problems.append(f"{name}={given[name]!r} has no effect in {config_name[:-5]}: it is a setting of {homes[0]}")
+            where = config_name.removesuffix(".json")
+            problems.append(f"{name}={given[name]!r} has no effect in {where}: it is a setting of {homes[0]}")
         elif homes and isinstance(own[name], dict) and not isinstance(given[name], dict):
             problems.append(f"{name}={given[name]!r}: give the images to predict with dataset_dir or datalist")
     return problems
