@@ -85,7 +85,8 @@ def test_a_library_that_is_missing_or_of_another_version_is_one_sentence(block, 
 
 def test_a_second_copy_of_another_version_is_refused(tmp_path):
     first, second = _copy("lsanet", tmp_path / "a"), _copy("lsanet", tmp_path / "b", library=False)
-    code = "import sys; from lsanet.settings import training_settings as t; t(sys.argv[1]); print('fine')"
+    code = "import sys, lsanet; from label_efficient.versions import check_copy as check; "
+    code += "check(lsanet.__file__, sys.argv[1]); print('fine')"
     assert _python("-c", code, str(second), cwd=first).stdout == "fine\n"
     metadata = second / "configs" / "metadata.json"
     metadata.write_text(metadata.read_text().replace('"version": "0.2.0"', '"version": "0.3.0"'))
