@@ -86,7 +86,7 @@ def refused(act: Callable[..., Any], *arguments: Any, **settings: Any) -> BaseEx
         ),
         (
             {"amp": 2, "resume": "maybe", "calibrate": "yes", "learning_rate": float("nan"), "device": "gpu"},
-            ["amp=2", "resume='maybe': expected one of True, False", "calibrate='yes'", "learning_rate=nan", "='gpu'"],
+            ["amp=2", "resume='maybe': expected true or false", "calibrate='yes'", "learning_rate=nan", "='gpu'"],
         ),
         ({"lambda_start": 0.2, "lambda_floor": 0.5}, ["lambda_floor=0.5 is above lambda_start=0.2"]),
         (

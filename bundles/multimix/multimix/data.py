@@ -11,10 +11,10 @@ import numpy as np
 
 from label_efficient.data.image_data import class_weights
 from label_efficient.data.image_files import UnreadableError
-from label_efficient.data.label_files import handed_over
 from label_efficient.data.list_checks import Entry
 from label_efficient.data.mask_lists import SECTIONS, read_datalist
 from label_efficient.files import read_json
+from label_efficient.monai_bridge import handed_over
 from label_efficient.settings import SettingsError
 
 from .budget import apply_budgets, reuse_labelled_images

@@ -10,8 +10,8 @@ import numpy as np
 from label_efficient.data.class_lists import MULTI_LABEL, read_datalist
 from label_efficient.data.image_data import ImageData, Split, check_classes, read_entries, with_budget
 from label_efficient.data.image_files import UnreadableError, for_all_images, read_images
-from label_efficient.data.label_files import handed_over
 from label_efficient.files import read_json
+from label_efficient.monai_bridge import handed_over
 from label_efficient.settings import SettingsError
 
 

@@ -15,7 +15,7 @@ from label_efficient.engine.distributed import rank_and_size
 from label_efficient.engine.history import History
 from label_efficient.engine.output_dir import clear_output_dir
 from label_efficient.files import write_json
-from label_efficient.monai_bridge import calling_parser
+from label_efficient.monai_bridge import config_being_parsed
 from label_efficient.settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -82,8 +82,7 @@ class RunRecord:
             data_sha256=model_info.get("data_sha256"),
             free_on_resume=free_on_resume,
         )
-        parser = calling_parser()
-        self.config = parser.config if parser is not None else None
+        self.config = config_being_parsed()
 
     def attach(self, engine: Engine) -> None:
         """Register on the trainer; after the handlers whose results it records."""
