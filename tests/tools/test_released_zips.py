@@ -35,7 +35,8 @@ for name in names:
     small = {"image_size": 64, "max_epochs": 1, "num_workers": 0, "device": "cpu", "output_dir": f"{name}-site"}
     client = MonaiAlgo(bundle_root=str(root), train_kwargs=dict(small), eval_kwargs=dict(small))
     client.initialize()
-    client.train(ExchangeObject(weights=get_state_dict(client.trainer.network)))
+    weights = {key: value.clone() for key, value in get_state_dict(client.trainer.network).items()}
+    client.train(ExchangeObject(weights=weights))
     assert any(change.abs().max() > 0 for change in client.get_weights().weights.values())
     client.finalize()
     assert Path(import_module(name).__file__).is_relative_to(root)
@@ -89,6 +90,7 @@ def test_commands_from_another_folder(name: str, python: Path, unpacked: Path, p
     assert not list((unpacked / name).rglob("__pycache__")) and not (unpacked / name / "runs").exists()
 
 
+@pytest.mark.xfail(strict=True, reason="a config finds its folder only under `monai.bundle run`")
 def test_all_in_one_process_without_a_path(python: Path, unpacked: Path, pictures: Path, tmp_path: Path) -> None:
     run_python(python, "-c", IN_ONE_PROCESS, str(unpacked), str(pictures), *BUNDLES, folder=tmp_path)
     for name in BUNDLES:
