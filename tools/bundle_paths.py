@@ -4,6 +4,7 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
+BUNDLES = tuple(sorted(path.parts[-3] for path in ROOT.glob("bundles/*/configs/metadata.json")))
 
 
 def use_bundle(name: str) -> Path:
@@ -12,10 +13,9 @@ def use_bundle(name: str) -> Path:
     Raises:
         ValueError: If there is no such bundle.
     """
+    if name not in BUNDLES:
+        raise ValueError(f"bundle is {name!r}, expected one of {', '.join(BUNDLES)}")
     folder = ROOT / "bundles" / name
-    known = sorted(path.parts[-3] for path in ROOT.glob("bundles/*/configs/metadata.json"))
-    if name not in known:
-        raise ValueError(f"bundle is {name!r}, expected one of {', '.join(known)}")
     if str(folder) not in sys.path:
         sys.path.insert(0, str(folder))
     return folder

@@ -7,18 +7,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import benchmark
 import pytest
 import torch
+from benchmarks import measure
+from benchmarks.lsanet_loads import Load
+from benchmarks.lsanet_loops import plain_network
+from benchmarks.measure import Bar, Benchmark
 
-TOOLS = Path(__file__).resolve().parents[2] / "tools"
-
-import benchmark  # noqa: E402
-import measure  # noqa: E402
-from benchmark_loads import Load  # noqa: E402
-from benchmark_loops import plain_network  # noqa: E402
-from measure import Bar, Benchmark  # noqa: E402
-
-from label_efficient.networks.backbones import build_backbone  # noqa: E402
+from label_efficient.networks.backbones import build_backbone
 
 TINY = ["--image_sizes", "8", "--steps", "1", "--batch_size", "2", "--repeats", "1"]
 

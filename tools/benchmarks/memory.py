@@ -9,7 +9,8 @@ from typing import Any
 from unittest import mock
 
 import numpy as np
-from measure import in_fresh_process, process_memory
+
+from benchmarks.measure import in_fresh_process, process_memory
 
 
 def in_counting_process(function: Callable[..., Any], *args: Any) -> Any:

@@ -7,8 +7,6 @@ from collections.abc import Callable
 
 import numpy as np
 import torch
-from benchmark_loads import NUM_CLASSES, Load, synthetic
-from measure import seconds
 from monai.data import CacheDataset
 from monai.data import DataLoader as MonaiDataLoader
 from monai.engines import SupervisedTrainer
@@ -23,6 +21,9 @@ from monai.transforms import (
 from PIL import Image
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
+
+from benchmarks.lsanet_loads import NUM_CLASSES, Load, synthetic
+from benchmarks.measure import seconds
 
 
 class PictureSet(Dataset):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import gc
 import math
-import os
 import platform
 import statistics
 import subprocess
@@ -18,6 +17,8 @@ from importlib.metadata import version
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
+
+from label_efficient import files
 
 SHOWN = (
     "benchmark",
@@ -218,13 +219,7 @@ def write_csv(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     written = [{c: format_cell(row.get(c, "")) for c in COLUMNS} for row in rows]
     measured = {tuple(row[c] for c in KEY) for row in written}
     kept = [row for row in read_csv(path) if tuple(row[c] for c in KEY) not in measured]
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(path.name + ".tmp")
-    with temporary.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows([*kept, *written])
-    os.replace(temporary, path)
+    files.write_csv(path, [*kept, *written], COLUMNS)
 
 
 def read_csv(path: Path) -> list[dict[str, str]]:

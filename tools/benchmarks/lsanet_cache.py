@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import gc
-import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-from benchmark_loads import NUM_CLASSES
-from measure import Bar, Benchmark, Options, in_fresh_process, process_memory
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "bundles" / "lsanet"))
-
+from benchmarks.lsanet_loads import NUM_CLASSES
+from benchmarks.measure import Bar, Benchmark, Options, in_fresh_process, process_memory
 from lsanet.data import load_data
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -11,19 +10,18 @@ from typing import Any
 from unittest import mock
 
 import torch
-from benchmark_micrographs import CLASSES, NUM_INSTANCES, network_arguments, photograph, save_jpeg
-from measure import Bar, Benchmark, Options
-from measure_memory import growth, in_counting_process
+from bundle_paths import ROOT
 from monai.bundle import ConfigParser
 from torch import nn
 
-BUNDLE = Path(__file__).resolve().parents[1] / "bundles" / "gated_attention"
-sys.path.insert(0, str(BUNDLE))
-
-from gated_attention.shipped import ShippedGatedAttention  # noqa: E402
-from label_efficient.data.picture_transforms import load_image  # noqa: E402
+from benchmarks.gated_attention_images import CLASSES, NUM_INSTANCES, network_arguments, photograph, save_jpeg
+from benchmarks.measure import Bar, Benchmark, Options
+from benchmarks.memory import growth, in_counting_process
+from gated_attention.shipped import ShippedGatedAttention
+from label_efficient.data.picture_transforms import load_image
 from label_efficient.networks.weights import save_model
 
+BUNDLE = ROOT / "bundles" / "gated_attention"
 HEIGHT, WIDTH = 1536, 2048  # of the image
 
 

@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import sys
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
-from measure import Options
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "bundles" / "lsanet"))
-
+from benchmarks.measure import Options
 from label_efficient.data.image_data import ImageData, Split
 
 NUM_CLASSES = 8

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -11,23 +10,22 @@ from typing import Any
 
 import numpy as np
 import torch
-from benchmark_inference_memory import memory_benchmarks
-from benchmark_micrographs import CLASSES, NUM_INSTANCES, network_arguments, photograph, save_jpeg
-from measure import Bar, Benchmark, Options, seconds
+from bundle_paths import ROOT
 from monai.bundle import ConfigParser
 from monai.transforms import Compose, Resize, SpatialCrop
 from torch import nn
 from torch.nn import functional as F
 
-BUNDLE = Path(__file__).resolve().parents[1] / "bundles" / "gated_attention"
-sys.path.insert(0, str(BUNDLE))
+from benchmarks.gated_attention_images import CLASSES, NUM_INSTANCES, network_arguments, photograph, save_jpeg
+from benchmarks.gated_attention_memory import memory_benchmarks
+from benchmarks.measure import Bar, Benchmark, Options, seconds
+from gated_attention.attention import attention_map
+from gated_attention.crops import cut_instances
+from gated_attention.losses import GatedAttentionLoss
+from gated_attention.network import GatedAttentionNet
+from label_efficient.data.image_data import ImageData, Split
 
-from gated_attention.attention import attention_map  # noqa: E402
-from gated_attention.crops import cut_instances  # noqa: E402
-from gated_attention.losses import GatedAttentionLoss  # noqa: E402
-from gated_attention.network import GatedAttentionNet  # noqa: E402
-from label_efficient.data.image_data import ImageData, Split  # noqa: E402
-
+BUNDLE = ROOT / "bundles" / "gated_attention"
 HEIGHT, WIDTH = 384, 512  # of the stored images
 LAMBDA = 0.5  # both branches are trained
 STEP_HANDLERS = ("LossTerms", "MovingAverage")  # what a run does at every step, beside the step
@@ -185,7 +183,13 @@ def parsed_config(data: ImageData, image_size: int, batch_size: int, device: str
     parser.read_config(str(BUNDLE / "configs" / "train.json"))
     handlers = [h for h in parser["train"]["handlers"] if h["_target_"].rpartition(".")[2] in STEP_HANDLERS]
     own = {"dataset": "files.csv", "data": data, "batch_size": batch_size, "device": device, "max_epochs": 1}
-    own |= {"cache": False, "num_workers": 2, "output_dir": "unused", **network_arguments(image_size)}
+    own |= {
+        "bundle_root": str(BUNDLE),
+        "cache": False,
+        "num_workers": 2,
+        "output_dir": "unused",
+        **network_arguments(image_size),
+    }
     parser.update(own | changes)
     parser["train"]["handlers"] = handlers
     parser.get_parsed_content("loss").lambda_ = LAMBDA

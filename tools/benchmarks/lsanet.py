@@ -3,43 +3,36 @@
 from __future__ import annotations
 
 import logging
-import subprocess
-import sys
-import tempfile
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from pathlib import Path
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import torch
-from benchmark_cache import cache_benchmarks
-from benchmark_loads import NUM_CLASSES, Load, load_for, synthetic
-from benchmark_loops import cache_dataset_epoch, cache_dataset_loader, picture_epoch, picture_loader, plain_network
-from measure import Bar, Benchmark, Options, in_fresh_process, process_memory, seconds
+from bundle_paths import ROOT
 from monai.bundle import ConfigParser
 from torch import nn
 from torch.nn import functional as F
 
-BUNDLE = Path(__file__).resolve().parents[1] / "bundles" / "lsanet"
-sys.path.insert(0, str(BUNDLE))
+from benchmarks.lsanet_cache import cache_benchmarks
+from benchmarks.lsanet_loads import NUM_CLASSES, Load, load_for, synthetic
+from benchmarks.lsanet_loops import (
+    cache_dataset_epoch,
+    cache_dataset_loader,
+    picture_epoch,
+    picture_loader,
+    plain_network,
+)
+from benchmarks.lsanet_startup import startup_benchmarks
+from benchmarks.measure import Bar, Benchmark, Options, in_fresh_process, process_memory, seconds
+from label_efficient.data.image_data import ImageData
+from label_efficient.networks.backbones import build_backbone
+from lsanet.transforms import PrepareBatch, Preprocess
 
-from label_efficient.data.image_data import ImageData  # noqa: E402
-from label_efficient.networks.backbones import build_backbone  # noqa: E402
-from lsanet.transforms import PrepareBatch, Preprocess  # noqa: E402
-
+BUNDLE = ROOT / "bundles" / "lsanet"
 BACKBONE = "resnet18"
 CONFIG = BUNDLE / "configs" / "train.json"
 
 # What an epoch of a run does at every step; the rest (validation, files) happens between the epochs.
 STEP_HANDLERS = ("LossTerms", "LSAWeights")
-
-FIRST_STEP_STATUS = 77
-# The command as it is, in a process that ends the moment any optimizer has made its first step.
-UNTIL_FIRST_STEP = f"""
-import os, runpy
-from torch.optim.optimizer import register_optimizer_step_post_hook
-register_optimizer_step_post_hook(lambda *args: os._exit({FIRST_STEP_STATUS}))
-runpy.run_module("monai.bundle", run_name="__main__", alter_sys=True)
-"""
 
 
 def parsed_config(load: Load, method: str, data: ImageData) -> ConfigParser:
@@ -47,6 +40,7 @@ def parsed_config(load: Load, method: str, data: ImageData) -> ConfigParser:
     parser = ConfigParser()
     parser.read_config(str(CONFIG))
     changes = {
+        "bundle_root": str(BUNDLE),
         "dataset": "synthetic.npz",
         "data": data,
         "method": method,
@@ -276,47 +270,6 @@ def inference_benchmarks(options: Options) -> Iterator[Benchmark]:
             image_size=size,
             batch_size=load.batch_size,
             repeats=15,
-        )
-
-
-def time_of_command(arguments: Sequence[str], status: int, folder: str) -> float:
-    """Seconds from the start of a Python process to its end.
-
-    Raises:
-        OSError: If it ends otherwise than expected.
-    """
-    found: list[subprocess.CompletedProcess] = []
-
-    def command() -> None:
-        found.append(
-            subprocess.run([sys.executable, *arguments], cwd=folder, capture_output=True, text=True, check=False)
-        )
-
-    elapsed = seconds(command)
-    if found[0].returncode != status:
-        raise OSError(f"a timed command ended with {found[0].returncode}:\n{found[0].stderr[-2000:]}")
-    return elapsed
-
-
-def startup_benchmarks(options: Options) -> Iterator[Benchmark]:
-    """The demo's command until its first training step is done, against importing the libraries."""
-    with tempfile.TemporaryDirectory() as folder:
-        command = ["run", "training", "--config_file", str(CONFIG), "--max_epochs", "1"]
-        command += ["--device", options.device, "--output_dir", str(Path(folder) / "run")]
-        yield Benchmark(
-            "startup",
-            "s",
-            "demo to first step",
-            {
-                "demo to first step": lambda: time_of_command(
-                    ["-c", UNTIL_FIRST_STEP, *command], FIRST_STEP_STATUS, folder
-                ),
-                "importing monai.bundle": lambda: time_of_command(
-                    ["-c", "import torch, ignite, monai, monai.bundle"], 0, folder
-                ),
-            },
-            {"importing monai.bundle": Bar(4.0, of_difference=True)},
-            repeats=3,
         )
 
 

@@ -3,27 +3,25 @@
 from __future__ import annotations
 
 import logging
-import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import torch
-from measure import Bar, Benchmark, Options, seconds
+from bundle_paths import ROOT
 from monai.bundle import ConfigParser
 from PIL import Image
 from torch import nn
 
-BUNDLE = Path(__file__).resolve().parents[1] / "bundles" / "multimix"
-sys.path.insert(0, str(BUNDLE))
-
+from benchmarks.measure import Bar, Benchmark, Options, seconds
 from label_efficient.networks.weights import save_model
-from multimix.demo_data import DEMO_CLASSES, make_demo_images  # noqa: E402
-from multimix.losses import MultiMixLoss  # noqa: E402
-from multimix.network import MultiMixNet  # noqa: E402
-from multimix.shipped import ShippedMultiMix  # noqa: E402
-from multimix.transforms import to_input  # noqa: E402
+from multimix.demo_data import DEMO_CLASSES, make_demo_images
+from multimix.losses import MultiMixLoss
+from multimix.network import MultiMixNet
+from multimix.shipped import ShippedMultiMix
+from multimix.transforms import to_input
 
+BUNDLE = ROOT / "bundles" / "multimix"
 Tensors = dict[str, torch.Tensor]
 
 OUTPUTS = {
