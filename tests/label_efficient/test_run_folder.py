@@ -46,7 +46,7 @@ def test_a_strangers_file_put_into_a_run_later_is_neither_replaced_nor_deleted(t
     (tmp_path / "masks").mkdir()
     (tmp_path / "masks" / "a.png").write_text("mine too")
     again = RunFolder(tmp_path, "evaluation")
-    with pytest.raises(SettingsError, match="a.png was not written by a run of ours"):
+    with pytest.raises(SettingsError, match=r"a\.png was not written by a run of ours"):
         again.file("masks/a.png")
     again.forget("figures")
     again.close()

@@ -73,7 +73,7 @@ class RunFolder:
             self._lock.acquire()
         except Timeout as error:
             raise SettingsError(
-                f"output_dir={str(self.output_dir)!r} is in use by {self._holder()}: wait for it, or give another folder"
+                f"output_dir={str(self.output_dir)!r} is in use by {self._holder()}: wait, or give another folder"
             ) from error
         except OSError as error:
             raise SettingsError(
