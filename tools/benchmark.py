@@ -23,16 +23,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from measure import MISSED, Benchmark, Options, environment, run_benchmark, table, write_csv
-
-ROOT = Path(__file__).resolve().parents[1]
+from benchmarks.measure import MISSED, Benchmark, Options, environment, run_benchmark, table, write_csv
+from bundle_paths import ROOT, use_bundle
 
 # A bundle's cases: a module with `BENCHMARKS`, by name a function of `Options` that makes them one by one.
-BUNDLES = {
-    "lsanet": "benchmark_lsanet",
-    "multimix": "benchmark_multimix",
-    "gated_attention": "benchmark_gated_attention",
-}
+BUNDLES = {name: f"benchmarks.{name}" for name in ("lsanet", "multimix", "gated_attention")}
 IMAGE_SIZES = {"lsanet": [28, 64, 224], "multimix": [128, 256], "gated_attention": [128, 224]}
 
 
@@ -105,6 +100,7 @@ def run(args: argparse.Namespace) -> list[dict[str, Any]]:
     if torch.device(device).type == "cuda" and not torch.cuda.is_available():
         raise ValueError(f"--device is {device}, and torch sees no GPU here")
     options = Options(args.image_sizes, device, args.batch_size, args.steps)
+    use_bundle(args.bundle)
     makers = importlib.import_module(BUNDLES[args.bundle]).BENCHMARKS
     cases = chosen_cases(makers, args.only, options)
     place = environment(device)

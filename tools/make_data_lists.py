@@ -15,18 +15,19 @@ identical files together. Everything is checked first; all problems are reported
 from __future__ import annotations
 
 import argparse
-import io
 import shlex
 import sys
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from list_building import build_list, format_list, train_command, write_whole
-from list_microscopy import PAPER_FRACTIONS, read_aspergillus, read_bach
-from list_near_duplicates import THRESHOLD
-from list_options import (
+from lists.building import aligned, build_list, format_list, train_command
+from lists.chest import make_chest_list
+from lists.microscopy import PAPER_FRACTIONS, read_aspergillus, read_bach
+from lists.near_duplicates import THRESHOLD
+from lists.options import (
     Parser,
     correlation,
     integer_from,
@@ -38,10 +39,12 @@ from list_options import (
     three_fractions,
     whole_numbers,
 )
-from list_packing import pack
-from list_readers import COLUMNS, read_csv, read_folder, read_npz
+from lists.packing import pack
+from lists.readers import COLUMNS, read_csv, read_folder, read_npz
+from lists.splits import DEFAULT_FRACTIONS, SECTIONS, ListError, Source
 from PIL import Image
-from splits import DEFAULT_FRACTIONS, SECTIONS, ListError, Source
+
+from label_efficient.files import write_whole
 
 
 def default_name(data: dict[str, Any]) -> str:
@@ -61,11 +64,7 @@ def count_table(data: dict[str, Any]) -> str:
         hits = [sum(item["label"][c] if multi_label else item["label"] == c for item in data[s]) for s in SECTIONS]
         rows.append([name, *map(str, hits)] + ["-"] * (len(sections) - 3))
     rows.append(["images", *(str(len(data[s])) for s in sections)])
-    widths = [max(len(row[i]) for row in rows) for i in range(len(sections) + 1)]
-    return "\n".join(
-        "  ".join(cell.rjust(w) if i else cell.ljust(w) for i, (cell, w) in enumerate(zip(row, widths, strict=True)))
-        for row in rows
-    )
+    return aligned(rows, words=1)
 
 
 def export_images(source: Source) -> None:
@@ -77,9 +76,7 @@ def export_images(source: Source) -> None:
                 if np.array_equal(np.asarray(image), pixels):
                     continue
             raise ListError(f"{path} is there already and is another image; choose another --images_dir")
-        buffer = io.BytesIO()
-        Image.fromarray(pixels).save(buffer, format="PNG")
-        write_whole(path, buffer.getvalue())
+        write_whole(path, partial(Image.fromarray(pixels).save, format="PNG"))
 
 
 def make_list(args: argparse.Namespace) -> None:
@@ -90,17 +87,10 @@ def make_list(args: argparse.Namespace) -> None:
     data = build_list(source, args)
     path = Path(args.output) if args.output else Path(args.output_dir) / default_name(data)
     export_images(source)
-    write_whole(path, format_list(data).encode())
+    write_whole(path, lambda file: file.write(format_list(data).encode()))
     print(*source.notes, "", count_table(data), "", f"wrote {path}", "next:", sep="\n")
     where = f"--datalist {shlex.quote(str(path))} --dataset_dir {shlex.quote(str(source.root))}"
     print(f"  {train_command(args.bundle)} --dataset datalist {where}")
-
-
-def make_chest_list(args: argparse.Namespace) -> None:
-    """Run the command chest."""
-    import list_chest  # imports torch, hence not above
-
-    list_chest.make_chest_list(args)
 
 
 # ------------------------------------------------------------------------------------------ command line

@@ -1,16 +1,22 @@
-"""Train and evaluate the rows of a table, each with several seeds, into one CSV; can be stopped and resumed.
+r"""Train and evaluate the rows of a table, each with several seeds, into one CSV; can be stopped and resumed.
 
 A table is a JSON file: the bundle, settings that all rows share, and the rows with the settings of their own:
 
-    {"bundle": "lsanet", "common": {"dataset": "retinamnist", "image_size": 64},
+    {"bundle": "lsanet",
+     "common": {"dataset": "retinamnist", "image_size": 64, "max_epochs": 40},
      "rows": {"baseline": {"method": "baseline"}, "lsanet": {"method": "lsanet"}}}
 
-    python tools/run_table.py table.json --seeds 0,1,2 --output bundles/lsanet/docs/results/table.csv
+Saved as methods.json, it becomes bundles/lsanet/docs/results/methods.csv by
+
+    python tools/run_table.py methods.json --seeds 0,1,2 --runs_dir runs/methods \
+        --output bundles/lsanet/docs/results/methods.csv --set dataset_dir=/data/medmnist --jobs 2
+
+The recipes bundles/*/docs/results/*.json are such tables; tools/render_tables.py puts the CSVs into the model cards.
 
 Every run is a command `python -m monai.bundle run` of its own, in its own folder below `--runs_dir`; a run that was
 stopped goes on where it was, and one that is already in the CSV with the same settings is not run again. With
-`--jobs` several run side by side on one machine, each on its share of the cores (or
-OMP_NUM_THREADS). Paths of a table are relative to the repository.
+`--jobs` several run side by side on one machine, each on its share of the cores (or OMP_NUM_THREADS). Paths of a
+table are relative to the repository.
 """
 
 import argparse
@@ -24,7 +30,10 @@ from pathlib import Path
 from threading import Lock
 from typing import Any
 
-ROOT = Path(__file__).resolve().parents[1]
+from bundle_paths import ROOT
+
+from label_efficient.files import write_csv
+
 SPLITS = {
     "": ("test",),
     "last_": ("last_epoch", "test"),
@@ -72,7 +81,7 @@ def main(arguments: list[str] | None = None) -> int:
             return False
         with lock:
             results[name, str(seed)] = {"row": name, "seed": str(seed), **row, "settings": text}
-            write_rows(options.output, [results[k] for k in sorted(results, key=lambda k: order(table, k))])
+            write_csv(options.output, [results[k] for k in sorted(results, key=lambda k: order(table, k))])
         print(f"{name}, seed {seed}: " + ", ".join(f"{key} {row[key]}" for key in SHOWN if key in row))
         return True
 
@@ -148,18 +157,6 @@ def read_rows(path: Path) -> list[dict[str, str]]:
         return []
     with open(path, newline="", encoding="utf-8") as file:
         return list(csv.DictReader(file))
-
-
-def write_rows(path: Path, rows: list[dict[str, Any]]) -> None:
-    """Write the CSV, whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.tmp")
-    columns = list(dict.fromkeys(key for row in rows for key in row))
-    with open(temporary, "w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, columns, restval="", lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
-    temporary.replace(path)
 
 
 if __name__ == "__main__":

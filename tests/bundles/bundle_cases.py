@@ -202,15 +202,11 @@ CASES = {
 
 
 def workflow(case: Case, *files: str, root: Path | None = None, **settings: Any) -> Any:
-    """Configs of a bundle as a workflow, without a process of its own; "train" by default.
-
-    It is told where the bundle is; that the configs find out alone is a test of its own.
-    """
+    """Configs of a bundle as a workflow, without a process of its own; "train" by default."""
     root = root or case.root
     paths = [str(root / "configs" / f"{name}.json") for name in files or ("train",)]
     kind = "infer" if "inference" in files else "train"
-    settings = {"logging_file": False, "bundle_root": str(root), **settings}
-    return create_workflow(config_file=paths, workflow_type=kind, **settings)
+    return create_workflow(config_file=paths, workflow_type=kind, **{"logging_file": False, **settings})
 
 
 def part(of: Any, name: str) -> Any:

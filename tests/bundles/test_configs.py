@@ -1,10 +1,12 @@
 """The configs of all bundles: the same settings everywhere, in step with the model cards, nothing undocumented."""
 
+import importlib
 import json
 import re
 from pathlib import Path
 
 import pytest
+import render_settings
 
 ROOT = Path(__file__).resolve().parents[2]
 BUNDLES = sorted(p.parent.parent for p in ROOT.glob("bundles/*/configs/train.json"))
@@ -30,16 +32,17 @@ def test_common_settings_have_the_same_names(bundle):
     assert set(COMMON) <= set(_settings(_read(bundle, "train")))
 
 
-def test_every_setting_is_in_the_model_card(bundle):
+def test_settings_of_configs_models_and_model_cards_are_the_same(bundle):
+    models = importlib.import_module(f"{bundle.name}.settings")
+    for name, model in (("train", models.Training), ("inference", models.Inference)):
+        assert set(model.model_fields) == set(_settings(_read(bundle, name)))
     card = (bundle / "docs" / "README.md").read_text()
-    documented = set(re.findall(r"`([a-z_]+)`", card))
-    for name in ("train", "inference"):
-        missing = [s for s in _settings(_read(bundle, name)) if s not in documented]
-        assert not missing
+    assert render_settings.render(card, bundle) == card and card.count("<!-- settings:") == 2
 
 
 def test_plain_defaults_are_those_of_the_model_card(bundle):
     card = (bundle / "docs" / "README.md").read_text()
+    card = card.split("<!-- settings: train")[1].split("<!-- end")[0]
     rows = dict(re.findall(r"^\| `([a-z_]+)` \| `?([^|`]+?)`? \|", card, re.MULTILINE))
     train = _read(bundle, "train")
     plain = {s: train[s] for s in _settings(train) if not isinstance(train[s], str) or train[s][0] not in "$@"}

@@ -113,7 +113,7 @@ def test_keys_of_consumers_are_no_unknown_settings(case, dataset, tmp_path):
 
 @pytest.mark.parametrize("case", WITHOUT_MASKS, indirect=True)
 def test_federated_rounds_train_the_whole_network_and_keep_one_record(case, dataset, tmp_path):
-    given = small(case, dataset, tmp_path / "site", max_epochs=1, bundle_root=str(case.root))
+    given = small(case, dataset, tmp_path / "site", max_epochs=1)
     client = MonaiAlgo(bundle_root=str(case.root), train_kwargs=dict(given), eval_kwargs=dict(given))
     client.initialize()
     weights = {name: w.clone() for name, w in get_state_dict(client.trainer.network).items()}

@@ -266,12 +266,10 @@ def test_what_is_recorded_for_an_export_computes_the_same(case, trained):
 
 
 def test_pretrained_without_a_network_names_the_file(case, tmp_path, monkeypatch):
-    def offline(url: str, *arguments: Any, **settings: Any) -> None:
-        raise OSError("no route to host")
-
-    for name in ("load_state_dict_from_url", "download_url_to_file"):
-        monkeypatch.setattr(torch.hub, name, offline)
+    for name in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9/")  # nothing answers there
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    monkeypatch.setattr(torch.hub, "_hub_dir", None)
     settings = {name: value for name, value in case.tiny.items() if name != "window_box"}
     error = refused(lambda: part(workflow(case, **settings, pretrained="true"), "initialised"))
     says(error, "pretrained=true", "resnet18-f37072fd.pth", str(tmp_path), "pretrained=false")

@@ -1,4 +1,4 @@
-"""Handlers of gated attention: lambda epoch by epoch, the averaged weights, half precision, what scores are made of."""
+"""Handlers of gated attention: lambda epoch by epoch, when the fusion runs, what scores are made of."""
 
 import logging
 from typing import Any
@@ -9,7 +9,7 @@ import torch
 from ignite.engine import Engine, Events
 from scipy.special import softmax
 
-from gated_attention.handlers import AutocastInferer, LambdaDecay, MovingAverage, moving_average
+from gated_attention.handlers import FusionInferer, LambdaDecay
 from gated_attention.losses import GatedAttentionLoss
 from gated_attention.scores import probabilities_and_targets
 
@@ -98,63 +98,6 @@ def test_a_run_whose_fusion_is_never_trained_warns(epochs, changes, said, caplog
         assert "never be trained" in caplog.text
 
 
-# The moving average
-
-
-class Small(torch.nn.Module):
-    """A layer with weights, batch statistics and a buffer that is not part of the weights."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        torch.manual_seed(0)
-        self.linear, self.norm = torch.nn.Linear(3, 2), torch.nn.BatchNorm1d(2)
-        self.register_buffer("mean", torch.ones(1), persistent=False)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """B x 3 to B x 2."""
-        return self.norm(self.linear(x))
-
-
-@pytest.mark.parametrize("decay", [0.9, 0.5])
-def test_the_average_is_exponential_over_steps(decay):
-    network = Small()
-    average = moving_average(network, decay)
-    optimizer = torch.optim.SGD(network.parameters(), lr=0.1)
-    history: list[dict[str, np.ndarray]] = []
-
-    def step(engine: Engine, batch: torch.Tensor) -> None:
-        optimizer.zero_grad()
-        network(batch).pow(3).mean().backward()
-        optimizer.step()
-        history.append({k: v.detach().double().numpy().copy() for k, v in network.named_parameters()})
-
-    engine = Engine(step)
-    MovingAverage(average, network).attach(engine)
-    engine.run(list(torch.randn(3, 4, 3)), max_epochs=2)
-    assert average is not None and average.module is not network and len(history) == 6
-    expected = history[0]
-    for weights in history[1:]:
-        expected = {k: decay * expected[k] + (1 - decay) * v for k, v in weights.items()}
-    for name, value in average.module.named_parameters():
-        np.testing.assert_allclose(value.detach().numpy(), expected[name], rtol=1e-5, atol=1e-6)
-        assert np.isfinite(expected[name]).all()
-    assert not np.allclose(expected["linear.weight"], history[-1]["linear.weight"], rtol=1e-3)
-    # Batch statistics are those of the network that is trained.
-    for name, value in average.module.named_buffers():
-        assert torch.equal(value, network.get_buffer(name)), name
-    # What `evaluation.Evaluation.last_weights` takes out of a checkpoint.
-    assert {k for k in average.state_dict() if k.startswith("module.")} == {f"module.{k}" for k in network.state_dict()}
-
-
-def test_no_average_without_a_decay():
-    network, engine = Small(), Engine(lambda engine, batch: None)
-    assert moving_average(network, 0.0) is None
-    handler = MovingAverage(None, network)
-    handler.attach(engine)
-    handler(engine)
-    assert not engine.has_event_handler(handler)
-
-
 # The inferer
 
 
@@ -176,17 +119,8 @@ class Recorder(torch.nn.Module):
 def test_the_instances_are_looked_at_when_the_fusion_has_weight(weight):
     network, loss = Recorder(), GatedAttentionLoss()
     loss.lambda_ = weight
-    AutocastInferer(loss=loss)([torch.zeros(4)], network)
-    AutocastInferer()([torch.zeros(4)], network)
-    AutocastInferer()(torch.zeros(1, 4), network, 5, name=6)
-    assert network.calls == [((), {"fuse": weight < 1}), ((), {}), ((5,), {"name": 6})]
-
-
-@pytest.mark.parametrize(("amp", "dtype"), [(False, torch.float32), (True, torch.bfloat16)])
-def test_half_precision_on_a_cpu(amp, dtype):
-    for inputs in ([torch.zeros(4), torch.zeros(4)], torch.zeros(2, 4)):
-        assert AutocastInferer(amp=amp)(inputs, Recorder()).dtype == dtype
-    assert not torch.is_autocast_enabled("cpu")
+    FusionInferer(loss=loss)([torch.zeros(4)], network, 5, name=6)
+    assert network.calls == [((5,), {"fuse": weight < 1, "name": 6})]
 
 
 # Scores

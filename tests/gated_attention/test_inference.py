@@ -17,7 +17,7 @@ from monai.transforms import DeleteItemsd
 from PIL import Image
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from gated_attention.inference import InstanceInferer, overlay_names
+from gated_attention.inference import InstanceInferer
 from gated_attention.inference_batches import LimitedBatches, PictureBatches, collate_as_lists
 from gated_attention.instance_figures import save_picture
 from gated_attention.shipped import ShippedGatedAttention
@@ -188,20 +188,6 @@ def test_a_list_with_missing_repeated_and_outside_files(pictures, tmp_path, monk
     assert len(_rows(tmp_path / "out" / "instances.csv")) == 4 * 3
     assert len(list((tmp_path / "out" / "attention").rglob("*.png"))) == len(written) == 3
     assert len(list(tmp_path.rglob("*.png"))) == 3 + len(list((tmp_path / "out" / "figures").iterdir()))
-
-
-@pytest.mark.parametrize(
-    "files, names",
-    [
-        (["a/b.png", "c.JPEG", "a.png", "a.jpg"], ["a/b.png.png", "c.JPEG.png", "a.png.png", "a.jpg.png"]),
-        (["/data/x.png", "../../y.png"], ["data/x.png.png", "y.png.png"]),
-        (["../x.png", "x.png", "1_x.png"], ["1_x.png.png", "2_x.png.png", "3_1_x.png.png"]),
-        (["A.png", "a.png", "b/c.png"], ["1_A.png.png", "2_a.png.png", "b/3_c.png.png"]),
-        ([], []),
-    ],
-)
-def test_no_two_images_share_an_overlay(files, names):
-    assert overlay_names(files) == dict(zip(files, names, strict=True))
 
 
 def test_nothing_readable_is_an_error_after_the_tables(tmp_path):

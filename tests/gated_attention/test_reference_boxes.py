@@ -252,7 +252,7 @@ def test_csv_with_wrong_numbers(tmp_path: Path):
     ("content", "expected"),
     [
         (b"", "the file is empty"),
-        (b"file;xmin;ymin;xmax;ymax\n", "its columns are file;xmin;ymin;xmax;ymax; expected file, xmin"),
+        (b"file;xmin;ymin;xmax\n", "its columns are file, xmin, ymin, xmax; expected file, xmin"),
         (b"file,xmin,ymin,xmax,height\n", "its columns are"),
         (b"xmin,ymin,xmax,ymax\n", "its columns are"),
         (b"file,xmin\xff", "not readable as CSV"),

@@ -9,7 +9,7 @@ import pytest
 import torch
 from scipy.special import expit, logsumexp
 
-from label_efficient.evaluation.calibration import HIGHEST, LOWEST, apply_temperature, fit_temperature
+from label_efficient.evaluation.calibration import HIGHEST, LOWEST, fit_temperature
 from label_efficient.evaluation.calibration import read_calibration as read
 from label_efficient.evaluation.calibration import write_calibration as write
 
@@ -124,17 +124,8 @@ def test_wrong_input_is_refused(logits, targets, multi_label, message):
         fit_temperature(logits, targets, multi_label)
 
 
-def test_applying_divides_and_keeps_the_kind():
-    logits = np.array([[1.0, -2.0]])
-    np.testing.assert_array_equal(apply_temperature(logits, 2.0), [[0.5, -1.0]])
-    scaled = apply_temperature(torch.tensor(logits, dtype=torch.float32), 2)
-    assert scaled.dtype == torch.float32 and scaled.tolist() == [[0.5, -1.0]]
-
-
 @pytest.mark.parametrize("temperature", [0, -1.0, math.nan, math.inf, "1", True, None])
 def test_a_temperature_is_positive_and_finite(temperature, tmp_path):
-    with pytest.raises(ValueError, match="temperature must be a positive finite number"):
-        apply_temperature(np.ones((1, 2)), temperature)
     path = tmp_path / "calibration.json"
     with pytest.raises(ValueError, match="temperature must be a"):
         write(path, **RECORD | {"temperature": temperature})

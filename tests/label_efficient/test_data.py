@@ -364,8 +364,9 @@ def test_list_of_dictionaries_with_indices(tmp_path):
 # The order of the images
 
 
-def epoch_of(length, batch_size, epoch=0, **kwargs):
-    batches = EpochBatches(length, batch_size, **kwargs)
+def epoch_of(length, batch_size, epoch=0, *, training=True, seed=0, rank=0, num_ranks=1):
+    batches = EpochBatches(length, batch_size, training=training, seed=seed)
+    batches.rank, batches.num_ranks = rank, num_ranks
     batches.set_epoch(epoch)
     found = list(batches)
     assert len(found) == len(batches)
@@ -386,7 +387,7 @@ def test_order_depends_on_seed_and_epoch_alone():
     first = epoch_of(50, 8, epoch=3, seed=1)
     np.random.seed(5)
     torch.manual_seed(5)
-    batches = EpochBatches(50, 8, seed=1)
+    batches = EpochBatches(50, 8, training=True, seed=1)
     list(batches)
     batches.set_epoch(3)
     assert list(batches) == list(batches) == first
@@ -394,7 +395,7 @@ def test_order_depends_on_seed_and_epoch_alone():
 
 
 def test_validation_keeps_the_order_and_its_last_image():
-    assert epoch_of(9, 4, shuffle=False) == [[0, 1, 2, 3], [4, 5, 6, 7], [8]]
+    assert epoch_of(9, 4, training=False) == [[0, 1, 2, 3], [4, 5, 6, 7], [8]]
 
 
 @pytest.mark.parametrize("length", [30, 31, 33, 35, 50])
@@ -404,7 +405,7 @@ def test_ranks_take_equal_steps_and_share_no_image(length, num_ranks):
     assert len({tuple(len(batch) for batch in share) for share in shares}) == 1
     seen = Counter(i for share in shares for batch in share for i in batch)
     assert max(seen.values()) == 1 and length - num_ranks < len(seen) <= length
-    evaluated = [epoch_of(length, 4, shuffle=False, rank=r, num_ranks=num_ranks) for r in range(num_ranks)]
+    evaluated = [epoch_of(length, 4, training=False, rank=r, num_ranks=num_ranks) for r in range(num_ranks)]
     assert sorted(i for share in evaluated for batch in share for i in batch) == list(range(length))
 
 

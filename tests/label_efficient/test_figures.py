@@ -1,7 +1,6 @@
 """Figures: each is one valid PNG, wrong input is refused, nothing else is left behind."""
 
 import csv
-import math
 import subprocess
 import sys
 from pathlib import Path
@@ -12,8 +11,8 @@ from PIL import Image
 
 from label_efficient.report import drawing as drawing
 from label_efficient.report import figures as figures
+from label_efficient.report import history_figures as history_figures
 from label_efficient.report import pictures as pictures
-from lsanet import training_figures
 
 BLOOD = [
     "basophil",
@@ -25,7 +24,8 @@ BLOOD = [
     "neutrophil",
     "platelet",
 ]
-NODES = ["C1", "C2", "C3", "C4"]
+LOSSES = {"train_loss": "training", "train_branch_loss": "training, branches", "val_loss": "validation"}
+METRICS = {"val_auc": "AUC", "val_acc": "accuracy"}
 
 
 def _check(path: Path, smallest: int = 200) -> Image.Image:
@@ -50,15 +50,15 @@ def _history(num_epochs: int, val_interval: int = 1) -> list[dict[str, object]]:
     rows: list[dict[str, object]] = []
     for epoch in range(1, num_epochs + 1):
         row: dict[str, object] = {"epoch": epoch, "train_loss": 2 / epoch, "learning_rate": 1e-3 / epoch}
-        row |= {"train_branch_loss": 1.5 / epoch, "train_synergy_loss": 0.5 / epoch}
+        row["train_branch_loss"] = 1.5 / epoch
         known = epoch % val_interval == 0
         row |= {"val_loss": 1.0 if known else "", "val_auc": 0.9 if known else "", "val_acc": None}
-        for position, node in enumerate(NODES):
-            row |= {f"train_beta_{node}": 0.2 + 0.03 * position, f"train_beta_{node}_std": 0.02}
-            row |= {f"val_beta_{node}": 0.25 if known else "", f"val_beta_{node}_std": 0.01 if known else ""}
-            row[f"train_gate_{node}"] = 0.2 * position
         rows.append(row)
     return rows
+
+
+def _save_history(path: Path, history: list, best_epoch: int | None) -> None:
+    history_figures.save_history(path, history=history, losses=LOSSES, metrics=METRICS, best_epoch=best_epoch)
 
 
 @pytest.mark.parametrize("num_classes", [2, 8, 14])
@@ -154,13 +154,9 @@ def test_reliability_refuses(tmp_path: Path, change: dict):
 
 
 @pytest.mark.parametrize("num_epochs, val_interval", [(1, 1), (3, 1), (20, 10)])
-def test_history_and_beta(tmp_path: Path, num_epochs: int, val_interval: int):
-    history = _history(num_epochs, val_interval)
-    (tmp_path / "a").mkdir()
-    training_figures.save_history(tmp_path / "a" / "a.png", history=history, best_epoch=num_epochs)
-    _check(tmp_path / "a" / "a.png")
-    training_figures.save_beta(tmp_path / "b" / "b.png", history=history, nodes=NODES)  # makes the folder
-    _check(tmp_path / "b" / "b.png")
+def test_history(tmp_path: Path, num_epochs: int, val_interval: int):
+    _save_history(tmp_path / "new" / "a.png", _history(num_epochs, val_interval), num_epochs)  # makes the folder
+    _check(tmp_path / "new" / "a.png")
 
 
 def test_history_as_read_from_csv(tmp_path: Path):
@@ -172,49 +168,40 @@ def test_history_as_read_from_csv(tmp_path: Path):
         writer.writerows(rows)
     with table.open(newline="") as file:
         read = list(csv.DictReader(file))
-    training_figures.save_history(tmp_path / "a" / "a.png", history=read, best_epoch=2)
-    training_figures.save_history(tmp_path / "b" / "b.png", history=rows, best_epoch=2)
+    _save_history(tmp_path / "a" / "a.png", read, 2)
+    _save_history(tmp_path / "b" / "b.png", rows, 2)
     assert _check(tmp_path / "a" / "a.png").tobytes() == _check(tmp_path / "b" / "b.png").tobytes()
 
 
-def test_history_of_the_baseline(tmp_path: Path):
-    history = [{"epoch": epoch, "train_loss": 1.0} for epoch in range(3)]  # no branches, no validation
-    training_figures.save_history(tmp_path / "a.png", history=history, best_epoch=None)
+@pytest.mark.parametrize("best_epoch", [None, 1])
+def test_history_without_validation(tmp_path: Path, best_epoch: int | None):
+    _save_history(tmp_path / "a.png", [{"epoch": epoch, "train_loss": 1.0} for epoch in range(3)], best_epoch)
     _check(tmp_path / "a.png")
 
 
-def test_beta_shows_the_reachable_range(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+def test_history_marks_the_first_metric_that_has_values(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
     drawn = []
-    monkeypatch.setattr(training_figures, "save_figure", lambda figure, path: drawn.append(figure))
-    training_figures.save_beta(tmp_path / "a.png", history=_history(3), nodes=NODES)
-    low, high = 1 / (1 + 3 * math.e), math.e / (math.e + 3)
-    texts = [text.get_text() for text in drawn[0].legends[0].get_texts()]
-    assert texts[:4] == NODES and f"reachable: {low:.3f} to {high:.3f}" in texts
-    assert len(drawn[0].axes) == 3
-    assert drawn[0].axes[0].get_ylim() == drawn[0].axes[1].get_ylim()
-    without = [{k: v for k, v in row.items() if "gate" not in k} for row in _history(3)]
-    training_figures.save_beta(tmp_path / "a.png", history=without, nodes=NODES, max_ratio=None)
-    assert len(drawn[1].axes) == 2
+    monkeypatch.setattr(history_figures, "save_figure", lambda figure, path: drawn.append(figure))
+    history = [{"epoch": 1, "train_loss": 1.0, "val_acc": 0.25}, {"epoch": 2, "train_loss": 0.01, "val_acc": 0.75}]
+    _save_history(tmp_path / "a.png", history, 2)
+    losses, validation = drawn[0].axes
+    assert losses.get_yscale() == "log"
+    texts = [text.get_text() for text in validation.get_legend().get_texts()]
+    assert texts == ["accuracy", "chosen epoch 2: accuracy 0.750"]
 
 
 @pytest.mark.parametrize(
-    "draw, message",
+    "name, history, best_epoch, message",
     [
-        (lambda p: training_figures.save_history(p, history=[], best_epoch=1), "no rows"),
-        (lambda p: training_figures.save_history(p, history=_history(2), best_epoch=9), "best_epoch 9"),
-        (
-            lambda p: training_figures.save_history(p, history=[{"epoch": 1, "val_auc": "high"}], best_epoch=1),
-            "'high'",
-        ),
-        (lambda p: training_figures.save_beta(p, history=_history(2), nodes=["C9"]), "train_beta_C9"),
-        (lambda p: training_figures.save_beta(p, history=_history(2), nodes=[]), "nodes"),
-        (lambda p: training_figures.save_beta(p, history=_history(2), nodes=NODES, max_ratio=0.5), "max_ratio"),
-        (lambda p: training_figures.save_history(p.with_suffix(".pdf"), history=_history(2), best_epoch=1), "PNG"),
+        ("a.png", [], 1, "no rows"),
+        ("a.png", _history(2), 9, "best_epoch 9"),
+        ("a.png", [{"epoch": 1, "val_auc": "high"}], 1, "'high'"),
+        ("a.pdf", _history(2), 1, "PNG"),
     ],
 )
-def test_history_and_beta_refuse(tmp_path: Path, draw, message: str):
+def test_history_refuses(tmp_path: Path, name: str, history: list, best_epoch: int, message: str):
     with pytest.raises(ValueError, match=message):
-        draw(tmp_path / "a.png")
+        _save_history(tmp_path / name, history, best_epoch)
     assert not list(tmp_path.iterdir())
 
 
@@ -287,7 +274,7 @@ def test_failed_write_leaves_the_old_file(monkeypatch: pytest.MonkeyPatch, tmp_p
 
     monkeypatch.setattr(drawing.os, "replace", fail)
     with pytest.raises(OSError, match="disk full"):
-        training_figures.save_history(path, history=_history(2), best_epoch=1)
+        _save_history(path, _history(2), 1)
     assert path.read_bytes() == b"old"
     assert [p.name for p in tmp_path.iterdir()] == ["a.png"]
 
@@ -295,8 +282,7 @@ def test_failed_write_leaves_the_old_file(monkeypatch: pytest.MonkeyPatch, tmp_p
 def test_no_pyplot_and_quick_import():
     code = (
         "import sys, numpy as np\n"
-        "from label_efficient.report import drawing as _drawing, figures, pictures as _pictures\n"
-        "from lsanet import training_figures\n"
+        "from label_efficient.report import drawing as _drawing, figures, history_figures, pictures as _pictures\n"
         "assert 'matplotlib' not in sys.modules and 'sklearn' not in sys.modules\n"
         "_pictures.overlay(np.zeros((2, 2, 3), np.uint8), np.zeros((2, 2)))\n"
         "_drawing.new_figure(1, 1).savefig(sys.stdout.buffer)\n"

@@ -20,11 +20,10 @@ from label_efficient.evaluation.metrics import (
     confusion,
     expected_calibration_error,
     per_class,
-    sensitivity_specificity,
     summary,
-    threshold_at_specificity,
     undefined_classes,
 )
+from label_efficient.evaluation.thresholds import sensitivity_specificity, threshold_at_specificity
 
 MULTI_CLASS, BINARY, ORDINAL, MULTI_LABEL = TASKS
 FLAGS = {MULTI_CLASS: "bloodmnist", BINARY: "breastmnist", ORDINAL: "retinamnist", MULTI_LABEL: "chestmnist"}

@@ -5,9 +5,10 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from label_efficient.data.subsets import class_membership, labelled_subset
+from label_efficient.data.subsets import choose_labelled, class_membership, labelled_subset
 
 SINGLE = np.repeat([0, 1, 2], [100, 40, 10])
+UNEVEN = np.random.RandomState(0).choice(3, 200, p=[0.7, 0.25, 0.05])
 MULTI = (np.random.RandomState(0).rand(400, 3) < [0.5, 0.2, 0.05]).astype(int)
 
 
@@ -104,3 +105,37 @@ def test_class_without_any_image_is_named() -> None:
 def test_labels_of_another_form(labels: list, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         class_membership(labels)
+
+
+# A number in all
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_larger_budgets_only_add(seed: int) -> None:
+    chosen = [set(choose_labelled(UNEVEN, number, seed)) for number in range(3, 201)]
+    assert [len(one) for one in chosen] == list(range(3, 201))
+    assert all(small < large for small, large in pairwise(chosen))
+
+
+@pytest.mark.parametrize("number", [3, 10, 50, 120, 200])
+def test_shares_of_the_classes_are_kept(number: int) -> None:
+    chosen = choose_labelled(UNEVEN, number, 0)
+    assert chosen == sorted(chosen)
+    found, all_of = np.bincount(UNEVEN[chosen], minlength=3), np.bincount(UNEVEN)
+    assert (found >= 1).all()
+    assert np.abs(found - number * all_of / 200).max() < 2
+
+
+def test_seed_decides_the_number_in_all() -> None:
+    assert choose_labelled(UNEVEN, 30, 1) == choose_labelled(UNEVEN.tolist(), 30, 1)
+    assert choose_labelled(UNEVEN, 30, 1) != choose_labelled(UNEVEN, 30, 2)
+
+
+def test_classes_have_orders_of_their_own() -> None:
+    first = choose_labelled([0] * 20 + [1] * 20, 10, 0)
+    zeros, ones = ({i % 20 for i in first if i // 20 == label} for label in (0, 1))
+    assert len(zeros) == len(ones) == 5 and zeros != ones
+    # Nor does an order depend on the other classes.
+    of_first = [i for i in choose_labelled(UNEVEN, 60, 3) if UNEVEN[i] == 0]
+    alone = np.flatnonzero(UNEVEN == 0)
+    assert [alone[i] for i in choose_labelled([0] * len(alone), len(of_first), 3)] == of_first

@@ -10,7 +10,8 @@ from scipy.special import expit, softmax
 import label_efficient.engine.loss_terms
 import lsanet.handlers
 from label_efficient.engine.handlers import OutputAsList
-from lsanet.handlers import LossTerms, LSAWeights
+from label_efficient.engine.loss_terms import LossTerms
+from lsanet.handlers import LSAWeights
 from lsanet.losses import LSANetLoss
 
 NODES = ("C1", "C3", "C4")
@@ -82,14 +83,14 @@ def compare(metrics, values):
 
 
 def attached(engine, loss, training):
-    LossTerms(loss, NODES, training=training).attach(engine)
+    LossTerms(loss, training=training).attach(engine)
     LSAWeights(NODES).attach(engine)
     return engine
 
 
 @pytest.mark.parametrize("method", METHODS)
 def test_trainer_with_an_uneven_last_batch(method):
-    network, loss = Toy(method == "lsanet"), LSANetLoss(method=method)
+    network, loss = Toy(method == "lsanet"), LSANetLoss(method=method, node_names=NODES)
     trainer = SupervisedTrainer(
         device=torch.device("cpu"),
         max_epochs=2,
@@ -106,7 +107,7 @@ def test_trainer_with_an_uneven_last_batch(method):
 
 @pytest.mark.parametrize("method", METHODS)
 def test_evaluator_with_an_uneven_last_batch(method):
-    network, loss = Toy(method == "lsanet"), LSANetLoss(method=method)
+    network, loss = Toy(method == "lsanet"), LSANetLoss(method=method, node_names=NODES)
     evaluator = SupervisedEvaluator(
         device=torch.device("cpu"), val_data_loader=data(), network=network, decollate=False
     )
@@ -125,7 +126,7 @@ def engine_of(network, loss, training):
 
 @pytest.mark.parametrize("training", [True, False])
 def test_every_epoch_starts_anew(training):
-    network, loss = Toy(True), LSANetLoss()
+    network, loss = Toy(True), LSANetLoss(node_names=NODES)
     engine = engine_of(network, loss, training)
     engine.run(data((4, 4, 2)))
     engine.run(data((3,)))
@@ -135,7 +136,7 @@ def test_every_epoch_starts_anew(training):
 
 def test_an_evaluator_inside_training_does_not_disturb_the_trainers_terms():
     # One loss for both, as in the config; the evaluator runs between two of the trainer's batches.
-    network, loss = Toy(True), LSANetLoss()
+    network, loss = Toy(True), LSANetLoss(node_names=NODES)
     trainer, evaluator = engine_of(network, loss, True), engine_of(network, loss, False)
     trainer.add_event_handler(Events.ITERATION_COMPLETED, lambda: evaluator.run(data((5, 1))))
     trainer.run(data())
@@ -144,7 +145,7 @@ def test_an_evaluator_inside_training_does_not_disturb_the_trainers_terms():
 
 
 def test_output_as_a_list_comes_after_the_terms_and_before_appended_handlers():
-    network, loss, seen = Toy(True), LSANetLoss(), []
+    network, loss, seen = Toy(True), LSANetLoss(node_names=NODES), []
     engine = engine_of(network, loss, True)
     OutputAsList().attach(engine)
     engine.add_event_handler(Events.ITERATION_COMPLETED, lambda: seen.append(engine.state.output))
@@ -155,7 +156,7 @@ def test_output_as_a_list_comes_after_the_terms_and_before_appended_handlers():
 
 
 def test_a_constant_beta_has_no_spread():
-    network, loss = Toy(True), LSANetLoss()
+    network, loss = Toy(True), LSANetLoss(node_names=NODES)
     torch.nn.init.zeros_(network.gates.weight)
     engine = engine_of(network, loss, False)
     engine.run(data())
@@ -163,8 +164,8 @@ def test_a_constant_beta_has_no_spread():
 
 
 def test_an_evaluator_needs_no_gradients():
-    network, loss = Toy(True), LSANetLoss()
-    handler = LossTerms(loss, NODES, training=False)
+    network, loss = Toy(True), LSANetLoss(node_names=NODES)
+    handler = LossTerms(loss, training=False)
     engine = Engine(lambda engine, batch: {"pred": network(batch["image"]), "label": batch["label"]})
     handler.attach(engine)
     engine.run(data())
@@ -173,7 +174,7 @@ def test_an_evaluator_needs_no_gradients():
 
 def test_several_ranks_are_joined_by_images_not_by_ranks(monkeypatch):
     # This process is rank 0 with 10 images; the "other rank" contributes 3 others through all_reduce.
-    network, loss = Toy(True), LSANetLoss()
+    network, loss = Toy(True), LSANetLoss(node_names=NODES)
     other = {}
 
     def step(engine, batch):

@@ -8,11 +8,12 @@ import pytest
 import torch
 from scipy.special import expit, softmax
 
+from label_efficient.data.class_lists import MULTI_LABEL
 from label_efficient.evaluation.predictions import normalised_entropy
 from label_efficient.networks.backbones import NODES
 from label_efficient.networks.block_attention import ATTENTIONS
 from label_efficient.networks.weights import load_weights
-from lsanet.network import METHODS, METHODS_WITH_LSA, LSANet, NodeEnsemble
+from lsanet.network import METHODS, METHODS_WITH_LSA, LSANet, NodeEnsemble, build_network
 from lsanet.shipped import NodeInferer, build_shipped, node_disagreement, predict, shipped_weights
 
 SUBSETS = [[*chosen, "C4"] for count in range(4) for chosen in itertools.combinations(("C1", "C2", "C3"), count)]
@@ -35,6 +36,13 @@ def used(network):
             torch.nn.init.normal_(module.running_mean, 0, 0.1)
             torch.nn.init.uniform_(module.running_var, 0.5, 1.5)
     return network.eval()
+
+
+def described(**changes):
+    """The description of a network of three classes, as a run writes it."""
+    options = {"method": "lsanet", "backbone": "resnet18", "attention": "none", "output_nodes": list(NODES)}
+    options |= {"lsa": "fc_r8", "lsa_temperature": 1.0, "embed_channels": 64, "image_size": SIZE, "keep_nodes": False}
+    return {"task": "multi-class", "classes": ["a", "b", "c"], "seed": 0, **options, **changes}
 
 
 def images(count=3, seed=0):
@@ -191,10 +199,10 @@ def test_dks_branches_start_from_the_maps_of_their_nodes():
 )
 def test_shipped_network_equals_the_trained_ones_c4(backbone, attention, tmp_path):
     torch.manual_seed(5)
-    options = {"backbone": backbone, "num_classes": 3, "image_size": SIZE, "attention": attention}
-    trained = used(LSANet(**options))
+    info = described(backbone=backbone, attention=attention)
+    trained = used(build_network(info))
     torch.save(shipped_weights(trained.state_dict(), keep_nodes=False), tmp_path / "model.pt")
-    shipped = build_shipped(**options)
+    shipped = build_shipped(info)
     load_weights(shipped, tmp_path / "model.pt")
     shipped.eval()
     with torch.no_grad():
@@ -210,7 +218,7 @@ def test_weights_of_other_methods_ship_the_same_network(method, tmp_path):
     nodes = ["C2", "C3", "C4"] if method == "dks" else list(NODES)
     torch.manual_seed(6)
     trained = used(LSANet(method=method, num_classes=3, image_size=SIZE, output_nodes=nodes))
-    shipped = build_shipped(backbone="resnet18", num_classes=3, image_size=SIZE)
+    shipped = build_shipped(described())
     shipped.load_state_dict(shipped_weights(trained.state_dict(), keep_nodes=False))
     with torch.no_grad():
         torch.testing.assert_close(shipped.eval()(images()), trained(images())["logits"])
@@ -218,27 +226,27 @@ def test_weights_of_other_methods_ship_the_same_network(method, tmp_path):
 
 def test_an_ensemble_takes_all_the_weights_of_the_trained_network():
     torch.manual_seed(7)
-    options = {"backbone": "resnet18", "num_classes": 3, "image_size": SIZE, "lsa": "conv_k3"}
-    trained = used(LSANet(**options))
-    shipped = build_shipped(keep_nodes=True, **options)
-    assert isinstance(shipped, NodeEnsemble)
+    info = described(lsa="conv_k3", keep_nodes=True, task=MULTI_LABEL)
+    trained = used(build_network(info))
+    shipped = build_shipped(info)
+    assert isinstance(shipped, NodeEnsemble) and shipped.multi_label
     shipped.load_state_dict(shipped_weights(trained.state_dict(), keep_nodes=True))
     with torch.no_grad():
         output = trained(images())
         probabilities, weights = shipped.eval().node_probabilities(images())
     torch.testing.assert_close(weights, output["beta"])
-    torch.testing.assert_close(probabilities[:, -1], output["logits"].softmax(1))
-    torch.testing.assert_close(probabilities[:, :-1], output["aux_logits"].softmax(2))
+    torch.testing.assert_close(probabilities[:, -1], output["logits"].sigmoid())
+    torch.testing.assert_close(probabilities[:, :-1], output["aux_logits"].sigmoid())
 
 
 def test_shipped_network_checks_its_image_size():
     with pytest.raises(ValueError, match="image_size=28"):
-        build_shipped(backbone="vgg16", num_classes=2, image_size=28)
+        build_shipped(described(backbone="vgg16", image_size=28))
 
 
 def test_weights_that_do_not_fit_are_refused(tmp_path):
     path = tmp_path / "model.pt"
-    shipped = build_shipped(backbone="resnet18", num_classes=3, image_size=SIZE)
+    shipped = build_shipped(described())
     with pytest.raises(FileNotFoundError, match=r"ckpt_path: .*model\.pt"):
         load_weights(shipped, path)
     other = {**shipped.state_dict(), "fc.weight": torch.zeros(2, 512), "fc.bias": torch.zeros(2)}
@@ -340,11 +348,12 @@ def test_predict_runs_a_loader_with_an_uneven_last_batch(keep_nodes, ensembles):
     network = ensembles("lsanet", False)
     if not keep_nodes:
         weights = shipped_weights(network.state_dict(), keep_nodes=False)
-        network = build_shipped(backbone="resnet18", num_classes=3, image_size=SIZE)
+        network = build_shipped(described())
         network.load_state_dict(weights)
     x = images(5)
     loader = [{"image": part, "label": torch.zeros(len(part))} for part in x.split(2)]
-    logits, disagreement = predict(network, loader, prepare_batch=as_pair, device="cpu")
+    found = predict(network, loader, prepare_batch=as_pair, device="cpu")
+    logits, disagreement = found["logits"], found.get("uncertainty")
     with torch.no_grad():
         torch.testing.assert_close(logits, network.eval()(x), rtol=1e-4, atol=1e-5)
     if not keep_nodes:

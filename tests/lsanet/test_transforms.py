@@ -5,8 +5,14 @@ import pytest
 import torch
 from PIL import Image
 
-from label_efficient.data.picture_transforms import LoadPictured, Probabilitiesd, load_image, to_uint8_picture
-from lsanet.transforms import AUGMENTATIONS, Augment, PrepareBatch, Preprocess, Preprocessd
+from label_efficient.data.picture_transforms import (
+    LoadPictured,
+    Preprocessd,
+    Probabilitiesd,
+    load_image,
+    to_uint8_picture,
+)
+from lsanet.transforms import AUGMENTATIONS, Augment, PrepareBatch, Preprocess
 
 
 def picture(count=1, channels=3, height=16, width=16, seed=0) -> torch.Tensor:

@@ -18,14 +18,15 @@ from pydicom.uid import ExplicitVRLittleEndian, SecondaryCaptureImageStorage
 
 from label_efficient.data.images import read_image
 from label_efficient.data.picture_set import PictureSet
+from label_efficient.data.picture_transforms import LoadPictured, Preprocessd
 from label_efficient.networks.weights import save_model
 from multimix.data import load_data
-from multimix.inference import interpret
 from multimix.mask_output import mask_names, outline, read_grid, write_mask
 from multimix.network import METHODS
+from multimix.predictions import interpret
 from multimix.shipped import ShippedMultiMix
 from multimix.streams import PartSet
-from multimix.transforms import LoadPictured, Preprocess, Preprocessd, to_input
+from multimix.transforms import Preprocess, to_input
 
 ROOT = Path(__file__).resolve().parents[2]
 CONFIG = ROOT / "bundles" / "multimix" / "configs" / "inference.json"
@@ -298,7 +299,7 @@ def test_pixels_are_those_of_training(pictures, tmp_path, keep_aspect):
     (tmp_path / "list.json").write_text(json.dumps({"labels": {"0": "NORMAL", "1": "PNEUMONIA"}, **sections}))
     preprocess = Preprocess(image_size=SIZE, keep_aspect=keep_aspect)
     data = load_data(str(tmp_path / "list.json"), method="enc", preprocess=preprocess)
-    load, prepare = LoadPictured("image"), Preprocessd("image", preprocess)
+    load, prepare = LoadPictured("image", 1), Preprocessd("image", preprocess.to_network)
     for part in (data.splits["train"], data.splits["val"]):
         trained_on = to_input(PartSet(part)[range(len(part))]["image"])
         files = [{"image": str(entry.image), "file": entry.file} for entry in part.entries]

@@ -1,6 +1,5 @@
-"""Figures of masks and pseudo-labels: one valid PNG each, what is drawn is what was given, wrong input is refused."""
+"""Figures of masks: one valid PNG each, what is drawn is what was given, wrong input is refused."""
 
-import csv
 import math
 import subprocess
 import sys
@@ -42,19 +41,6 @@ def _maps(count: int) -> dict[str, list]:
     lungs = _lungs(count)
     maps = [np.random.default_rng(1).random((60, 50)).astype(np.float32) for _ in range(count)]
     return {"images": lungs["images"], "saliency_maps": maps, "captions": lungs["captions"]}
-
-
-def _history(num_epochs: int) -> list[dict[str, object]]:
-    return [
-        {
-            "epoch": epoch,
-            "train_pseudo_label_share": epoch / 100,
-            "train_pseudo_label_accuracy": 0.8 if epoch % 2 else math.nan,
-            "train_pseudo_label_loss": 0.5 / epoch,
-            "train_kl_loss": 0.001 * epoch,
-        }
-        for epoch in range(1, num_epochs + 1)
-    ]
 
 
 @pytest.fixture
@@ -203,55 +189,6 @@ def test_saliency_is_scaled_by_its_own_percentile(drawn: list):
 def test_saliency_refuses(tmp_path: Path, saliency_map: np.ndarray, message: str):
     with pytest.raises(ValueError, match=message):
         mask_figures.save_saliency(tmp_path / "a.png", **_maps(1) | {"saliency_maps": [saliency_map]})
-
-
-@pytest.mark.parametrize("num_epochs", [1, 5, 100])
-def test_pseudo_labels(tmp_path: Path, num_epochs: int):
-    mask_figures.save_pseudo_labels(tmp_path / "a.png", history=_history(num_epochs))
-    _check(tmp_path / "a.png")
-
-
-def test_pseudo_labels_draw_the_values_there_are(tmp_path: Path, drawn: list):
-    history = _history(4)
-    mask_figures.save_pseudo_labels(Path("a.png"), history=history)
-    curves = {line.get_label(): line.get_xydata().tolist() for axes in drawn[0].axes for line in axes.lines}
-    assert curves["images above the threshold"] == [[1, 0.01], [2, 0.02], [3, 0.03], [4, 0.04]]
-    assert curves["of these, labelled right"] == [[1, 0.8], [3, 0.8]]  # NaN rows are left out, not drawn as 0
-    assert len(curves) == 4 and drawn[0].axes[1].get_yscale() == "log"
-
-    table = tmp_path / "history.csv"
-    with table.open("w", newline="") as file:
-        writer = csv.DictWriter(file, history[0])
-        writer.writeheader()
-        writer.writerows({k: "" if math.isnan(v) else v for k, v in row.items()} for row in history)
-    with table.open(newline="") as file:
-        mask_figures.save_pseudo_labels(Path("a.png"), history=list(csv.DictReader(file)))
-    again = {line.get_label(): line.get_xydata().tolist() for axes in drawn[1].axes for line in axes.lines}
-    assert again == curves
-
-
-@pytest.mark.parametrize("kept, panels", [("share", 1), ("kl", 1), ("loss", 1), ("pseudo", 2)])
-def test_pseudo_labels_leave_out_what_is_absent(drawn: list, kept: str, panels: int):
-    history = [{k: v for k, v in row.items() if k == "epoch" or kept in k} for row in _history(3)]
-    mask_figures.save_pseudo_labels(Path("a.png"), history=history)
-    assert len(drawn[0].axes) == panels
-    assert all(axes.lines for axes in drawn[0].axes)
-
-
-@pytest.mark.parametrize(
-    "history, message",
-    [
-        ([], "no rows"),
-        ([{"epoch": 1, "train_loss": 1.0}], "no values of any of train_pseudo_label_share"),
-        ([{"epoch": 1, "train_kl_loss": math.nan}], "no values"),
-        ([{"train_kl_loss": 1.0}], "an epoch in every row"),
-        ([{"epoch": 1, "train_kl_loss": "low"}], "is not a number.*low"),
-        ([{"epoch": 1, "train_pseudo_label_share": 70}], r"share must be within \[0, 1\]"),
-    ],
-)
-def test_pseudo_labels_refuse(tmp_path: Path, history: list, message: str):
-    with pytest.raises(ValueError, match=message):
-        mask_figures.save_pseudo_labels(tmp_path / "a.png", history=history)
 
 
 def test_importing_the_figures_does_not_import_matplotlib():

@@ -1,19 +1,20 @@
 """The training step on all streams within MONAI's trainer, and the loss terms it logs."""
 
 import logging
-import warnings
 
 import pytest
 import torch
+from ignite.engine import Engine
 from monai.engines import SupervisedTrainer
 from torch.utils.data import DataLoader
 
+from label_efficient.engine.autocast import AutocastInferer
+from label_efficient.engine.loss_terms import LossTerms
 from multimix.data import load_data
-from multimix.handlers import LossTerms
 from multimix.losses import MultiMixLoss
 from multimix.network import MultiMixNet
 from multimix.streams import StreamBatches, StreamSet
-from multimix.trainer import MultiMixStep, PrepareStreams, moving_average
+from multimix.trainer import MultiMixStep, PrepareStreams
 from multimix.transforms import Preprocess
 
 CPU = torch.device("cpu")
@@ -35,8 +36,8 @@ def demo():
     return {method: load(method) for method in ("unet", "enc", "multimix")}
 
 
-def trainer_of(data, network, *, steps=2, average=None, amp=False, loss=None, learning_rate=1e-3, handlers=()):
-    streams = StreamSet(data, data)
+def trainer_of(data, network, *, steps=2, amp=False, loss=None, learning_rate=1e-3, handlers=()):
+    streams, loss = StreamSet(data, data), loss or MultiMixLoss()
     sampler = StreamBatches(streams.lengths, 3, steps=steps)
     trainer = SupervisedTrainer(
         device=CPU,
@@ -44,11 +45,11 @@ def trainer_of(data, network, *, steps=2, average=None, amp=False, loss=None, le
         train_data_loader=DataLoader(streams, batch_size=None, sampler=sampler),
         network=network,
         optimizer=torch.optim.SGD(network.parameters(), learning_rate),
-        loss_function=loss or MultiMixLoss(),
-        iteration_update=MultiMixStep(PrepareStreams(), average),
-        train_handlers=[LossTerms(), *handlers],
+        loss_function=loss,
+        iteration_update=MultiMixStep(PrepareStreams()),
+        inferer=AutocastInferer(amp=amp),
+        train_handlers=[LossTerms(loss), *handlers],
         decollate=False,
-        amp=amp,
     )
     trainer.logger.setLevel(logging.WARNING)
     return trainer
@@ -101,28 +102,20 @@ def test_trainer_makes_the_steps_and_reports_their_terms(method, demo):
         assert found[name] == pytest.approx(sum(t[name] for t in terms) / 2, rel=1e-4)
 
 
-def test_pseudo_label_accuracy_is_over_all_steps():
-    handler, engine = LossTerms(), type("Engine", (), {})()
-    engine.state = type("State", (), {"metrics": {}, "epoch": 1})()
-    handler._reset(engine)
-    for known, correct in ((3, 3), (1, 0)):
-        terms = {"pseudo_label_known": torch.tensor(known), "pseudo_label_correct": torch.tensor(correct)}
-        engine.state.output = {"loss": torch.tensor(float(known)), "terms": terms, "num_images": 4}
-        handler(engine)
-    handler._report(engine)
-    assert engine.state.metrics["pseudo_label_accuracy"] == pytest.approx(3 / 4)
-    assert engine.state.metrics["loss"] == pytest.approx(2)
+@pytest.mark.parametrize(("counts", "accuracy"), [([(3, 3), (1, 0)], 3 / 4), ([(0, 0)], None)])
+def test_pseudo_label_accuracy_is_over_all_steps_with_a_known_one(counts, accuracy):
+    loss, engine = MultiMixLoss(), Engine(lambda engine, batch: step(*batch))
 
+    def step(known, correct):
+        loss.terms = {"pseudo_label_known": torch.tensor(known), "pseudo_label_correct": torch.tensor(correct)}
+        return {"loss": torch.tensor(float(known)), "num_images": 4}
 
-def test_no_accuracy_without_known_pseudo_labels():
-    handler, engine = LossTerms(), type("Engine", (), {})()
-    engine.state = type("State", (), {"metrics": {}, "epoch": 1})()
-    handler._reset(engine)
-    terms = {"pseudo_label_known": torch.tensor(0.0), "pseudo_label_correct": torch.tensor(0.0)}
-    engine.state.output = {"loss": torch.tensor(1.0), "terms": terms, "num_images": 4}
-    handler(engine)
-    handler._report(engine)
-    assert set(engine.state.metrics) == {"loss", "images_per_second"}
+    LossTerms(loss).attach(engine)
+    engine.run(counts)
+    metrics = dict(engine.state.metrics)
+    assert metrics.pop("images_per_second") > 0
+    assert metrics.pop("loss") == pytest.approx(sum(known for known, _ in counts) / len(counts))
+    assert metrics == ({} if accuracy is None else {"pseudo_label_accuracy": accuracy})
 
 
 def test_a_diverged_epoch_is_an_error(demo):
@@ -159,7 +152,9 @@ def test_views_depend_on_seed_rank_epoch_and_step(changed, demo):
 
     def views(seed=0, rank=0, epoch=1, iteration=1):
         torch.manual_seed(torch.seed())  # whatever the global state
-        return PrepareStreams(seed=seed, rank=rank, mask_augment="weak")(batch, CPU, epoch, iteration)
+        prepare = PrepareStreams(seed=seed, mask_augment="weak")
+        prepare.rank = rank
+        return prepare(batch, CPU, epoch, iteration)
 
     (first, targets), (again, same), (other, _) = views(), views(), views(**changed)
     assert all(torch.equal(first[name], again[name]) for name in first)
@@ -175,27 +170,10 @@ def test_masks_move_with_their_images(demo):
     assert not torch.equal(targets["mask"], batch["mask"]) and targets["mask"].dtype == torch.uint8
 
 
-def test_moving_average_equals_its_formula(demo):
-    network = network_of(dropout=0.0)
-    start = [p.detach().clone() for p in network.parameters()]
-    average = moving_average(network, 0.75)
-    trainer_of(demo["multimix"], network, average=average).run()
-    weights, _ = by_hand(demo["multimix"], "multimix")
-    # torch starts the average at the first update, from those weights.
-    expected = [0.75 * a + 0.25 * b for a, b in zip(*weights, strict=True)]
-    for found, value, first in zip(average.module.parameters(), expected, start, strict=True):
-        torch.testing.assert_close(found.detach(), value)
-        assert not torch.equal(found, first)
-    assert moving_average(network, 0.0) is None
-
-
-@pytest.mark.filterwarnings("ignore")
 def test_mixed_precision_on_a_cpu_trains_almost_the_same(demo):
     network = network_of(dropout=0.0)
     trainer = trainer_of(demo["multimix"], network, amp=True)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        trainer.run()
+    trainer.run()
     weights, terms = by_hand(demo["multimix"], "multimix")
     assert trainer.state.metrics["loss"] == pytest.approx(sum(t["loss"] for t in terms) / 2, rel=0.03)
     assert trainer.state.metrics["loss"] != pytest.approx(sum(t["loss"] for t in terms) / 2, rel=1e-7)

@@ -7,7 +7,6 @@ import pytest
 import torch
 from sklearn.metrics import accuracy_score, balanced_accuracy_score, roc_auc_score
 
-from label_efficient.engine.schedules import LR_SCHEDULES, rate_factor
 from multimix.losses import UNKNOWN
 from multimix.streams import UNKNOWN_MASK
 from multimix.validation import SCORES, PrepareBatch, ValidationScore, predictions_and_targets
@@ -126,38 +125,3 @@ def test_prepare_batch_gives_the_networks_input():
     image, targets = PrepareBatch()(batch, torch.device("cpu"))
     torch.testing.assert_close(image, torch.tensor([0.0, 0.2, 1.0]).view(1, 1, 1, 3))
     assert set(targets) == {"label", "mask"} and torch.equal(targets["mask"], batch["mask"])
-
-
-# Schedules
-
-RATE = {"max_epochs": 20, "lr_step": 8, "lr_factor": 0.1}
-
-
-@pytest.mark.parametrize(("epoch", "factor"), [(0, 1), (7.99, 1), (8, 0.1), (15.5, 0.1), (16, 0.01), (24, 0.001)])
-def test_steps(epoch, factor):
-    assert rate_factor("step", epoch, **RATE) == pytest.approx(factor)
-
-
-@pytest.mark.parametrize(
-    ("epoch", "factor"),
-    [
-        (0, 0.04),
-        (2.5, 0.52),
-        (5, 1.0),
-        (10, 0.5 * (1 + math.cos(math.pi / 3))),
-        (12.5, 0.5),
-        (20, 1e-4),
-        (25, 1e-4),
-    ],
-)
-def test_one_cycle(epoch, factor):
-    assert rate_factor("one_cycle", epoch, **RATE) == pytest.approx(factor)
-
-
-def test_rates_are_never_zero_and_one_cycle_has_one_top():
-    epochs = np.linspace(0, 20, 401)
-    for schedule in LR_SCHEDULES:
-        assert min(rate_factor(schedule, float(epoch), **RATE) for epoch in epochs) > 0
-    rates = np.array([rate_factor("one_cycle", float(epoch), **RATE) for epoch in epochs])
-    assert (np.diff(rates[:101]) > 0).all() and (np.diff(rates[100:]) <= 0).all()
-    assert {rate_factor("constant", float(epoch), **RATE) for epoch in epochs} == {1.0}

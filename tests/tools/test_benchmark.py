@@ -7,18 +7,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import benchmark
 import pytest
 import torch
+from benchmarks import measure
+from benchmarks.lsanet_loads import Load
+from benchmarks.lsanet_loops import plain_network
+from benchmarks.measure import Bar, Benchmark
 
-TOOLS = Path(__file__).resolve().parents[2] / "tools"
-
-import benchmark  # noqa: E402
-import measure  # noqa: E402
-from benchmark_loads import Load  # noqa: E402
-from benchmark_loops import plain_network  # noqa: E402
-from measure import Bar, Benchmark  # noqa: E402
-
-from lsanet.shipped import build_shipped  # noqa: E402
+from label_efficient.networks.backbones import build_backbone
 
 TINY = ["--image_sizes", "8", "--steps", "1", "--batch_size", "2", "--repeats", "1"]
 
@@ -187,7 +184,7 @@ def test_missed_bar_and_the_exit_status(
 def test_plain_network_computes_what_the_shipped_one_does() -> None:
     load = Load(32, 32, 2, 1, "cpu")
     plain = plain_network(load, channels_last=False).eval()
-    shipped = build_shipped(backbone="resnet18", num_classes=8, image_size=32).eval()
+    shipped = build_backbone("resnet18", 8).eval()
     shipped.load_state_dict(plain.state_dict())
     images = torch.rand(2, 3, 32, 32)
     with torch.no_grad():

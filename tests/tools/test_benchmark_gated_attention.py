@@ -4,21 +4,18 @@ import csv
 import importlib
 from pathlib import Path
 
+import benchmark
 import pytest
 import torch
+from benchmarks import gated_attention as cases
+from benchmarks import gated_attention_memory
+from benchmarks.gated_attention_images import CLASSES, network_arguments, photograph, save_jpeg
+from benchmarks.gated_attention_memory import NoBranch
+from benchmarks.measure import Options
+from benchmarks.memory import in_counting_process
 
-TOOLS = Path(__file__).resolve().parents[2] / "tools"
-
-import benchmark  # noqa: E402
-import benchmark_gated_attention as cases  # noqa: E402
-import benchmark_inference_memory  # noqa: E402
-from benchmark_inference_memory import NoBranch  # noqa: E402
-from benchmark_micrographs import CLASSES, network_arguments, photograph, save_jpeg  # noqa: E402
-from measure import Options  # noqa: E402
-from measure_memory import in_counting_process  # noqa: E402
-
-from gated_attention.network import GatedAttentionNet  # noqa: E402
-from label_efficient.data.picture_transforms import load_image  # noqa: E402
+from gated_attention.network import GatedAttentionNet
+from label_efficient.data.picture_transforms import load_image
 
 # Of 0..255: positions are rounded to single precision in the loops and to more digits in one call.
 SAME_PIXELS = 0.01
@@ -88,7 +85,7 @@ def test_pipeline_reads_files_with_two_workers(tmp_path: Path) -> None:
 
 WORK = """
 import numpy as np
-from measure_memory import growth
+from benchmarks.memory import growth
 
 def work():
     first = np.ones(2**20)
@@ -130,7 +127,7 @@ def test_photographs_compress_like_photographs(tmp_path: Path) -> None:
 
 
 def test_bars_are_those_agreed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(benchmark_inference_memory, "HEIGHT", 64)
+    monkeypatch.setattr(gated_attention_memory, "HEIGHT", 64)
     options = Options([64], batch_size=4, steps=1)
     found = {}
     for name in ("selection", "crops", "memory"):

@@ -1,18 +1,14 @@
 """Benchmarks of multimix: the slow contender computes the same losses and gradients, and a run on tiny sizes."""
 
 import csv
-from pathlib import Path
 
+import benchmark
 import pytest
 import torch
+from benchmarks.multimix import PlainMultiMix, random_step
 
-TOOLS = Path(__file__).resolve().parents[2] / "tools"
-
-import benchmark  # noqa: E402
-from benchmark_multimix import PlainMultiMix, random_step  # noqa: E402
-
-from multimix.losses import MultiMixLoss  # noqa: E402
-from multimix.network import MultiMixNet  # noqa: E402
+from multimix.losses import MultiMixLoss
+from multimix.network import MultiMixNet
 
 
 def losses_and_gradients(network, weights, step, kl_detach_labelled):

@@ -15,8 +15,8 @@ from PIL import Image
 TOOLS = Path(__file__).resolve().parents[2] / "tools"
 
 import make_data_lists  # noqa: E402
-from list_packing import square  # noqa: E402
-from splits import join_units, split_units  # noqa: E402
+from lists.packing import square  # noqa: E402
+from lists.splits import join_units, split_units  # noqa: E402
 
 SECTIONS = ("training", "validation", "test")
 
@@ -462,7 +462,7 @@ def test_pack_mistakes(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     assert "--seed cannot change" in fail(capsys, "pack", made, "--seed", 1, "--output", target)
     assert "--size" in fail(capsys, "pack", made, "--size", 0, "--output", target)
     made.write_text("{")
-    assert "not a JSON file" in fail(capsys, "pack", made, "--output", target)
+    assert "not readable as JSON" in fail(capsys, "pack", made, "--output", target)
     made.write_text("{}")
     assert "no section 'training'" in fail(capsys, "pack", made, "--output", target)
     made.write_text('{"training": [{"image": "a.png", "label": 0}], "test": [{"image": "b.png", "label": [1]}]}')

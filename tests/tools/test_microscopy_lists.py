@@ -17,7 +17,7 @@ from label_efficient.data.class_lists import read_datalist
 TOOLS = Path(__file__).resolve().parents[2] / "tools"
 
 import make_data_lists  # noqa: E402
-from list_near_duplicates import similar_pairs, thumbnail  # noqa: E402
+from lists.near_duplicates import similar_pairs, thumbnail  # noqa: E402
 
 SECTIONS = ("training", "validation", "test")
 CLASSES = {"Benign": "b", "InSitu": "is", "Invasive": "iv", "Normal": "n"}
@@ -88,7 +88,7 @@ def thumbnails(*images: Image.Image) -> np.ndarray:
 
 @pytest.mark.parametrize("block", [4, 512])
 def test_similarity_is_the_highest_correlation_over_shifts(block: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("list_near_duplicates.BLOCK", block)
+    monkeypatch.setattr("lists.near_duplicates.BLOCK", block)
     whole = field(0, (120, 150))
     crops = [whole.crop((x, y, x + 120, y + 90)) for x, y in ((0, 0), (14, 0), (0, 11), (30, 30))]
     maps = thumbnails(*crops, *(field(seed) for seed in range(1, 7)))
@@ -290,7 +290,7 @@ def test_bach_as_published(bach: Path, tmp_path: Path, capsys: pytest.CaptureFix
         assert set(Counter(item["label"] for item in data["test"]).values()) == {2}
         assert "images of one patient may be in two splits" in data["note"]
     entries = read_datalist(tmp_path / "out.json", tmp_path)
-    assert entries.classes == list(CLASSES) and {k: len(v) for k, v in entries.paths.items()} == {
+    assert entries.classes == list(CLASSES) and {k: len(v) for k, v in entries.sections.items()} == {
         "train": 20,
         "val": 4,
         "test": 8,

@@ -19,29 +19,103 @@ CONSUMER_KEYS = frozenset(
         "displayable_configs",
         "use_click",
         "class_names",
+        "help",
+        "h",
     }
 )
 
 
-def read_words(parser: ConfigParser, defaults: Mapping[str, Any]) -> None:
+def config_being_parsed() -> dict[str, Any] | None:
+    """The config that is being resolved further up the stack, as given; None outside any.
+
+    The settings and the record of a run need all of it, and MONAI hands it to no object that it builds.
+    """
+    parser = _calling_parser()
+    return None if parser is None else parser.config  # type: ignore[return-value]
+
+
+def resolved(name: str) -> Any:
+    """A value of the config being parsed, its expression evaluated: whatever its default refers to."""
+    parser = _calling_parser()
+    return None if parser is None else parser.get_parsed_content(name)
+
+
+def read_words(defaults: Mapping[str, Any]) -> None:
     """Turn words from the command line into the values that they stand for, in the config being parsed.
 
     It hands over `--resume true` as the text "true", which would count as true even as "false", and `--dataset 2024`, a
     folder, as a number.
     """
+    given = config_being_parsed() or {}
     words = {"true": True, "false": False, "null": None, "none": None}
     for name, default in defaults.items():
-        given = parser.config.get(name)  # type: ignore[union-attr]
-        word = given
+        value = given.get(name)
+        word = value
         computed = isinstance(default, str) and default[:1] == "$"
-        if isinstance(given, str) and (isinstance(default, bool) or default is None or computed):
-            word = words.get(given.lower(), given)
-        elif isinstance(default, str) and default[:1] not in ("$", "@", "%") and type(given) in (int, float):
-            word = str(given)
-        if word is not given and (computed or type(word) is type(default)):
-            parser.config[name] = word  # type: ignore[index]
-            parser.ref_resolver.items[name].update_config(word)
-            parser.ref_resolver.resolved_content[name] = word
+        if isinstance(value, str) and (isinstance(default, bool) or default is None or computed):
+            word = words.get(value.lower(), value)
+        elif isinstance(default, str) and default[:1] not in ("$", "@", "%") and type(value) in (int, float):
+            word = str(value)
+        if word is not value and (computed or type(word) is type(default)):
+            put_into_config({name: word})
+
+
+def put_into_config(values: Mapping[str, Any]) -> None:
+    """Put values into the config being parsed, as the command line would, before any of it is resolved.
+
+    MONAI Label leaves no room for settings: what fits the released weights has to be put in here.
+    """
+    parser = _calling_parser()
+    for name, value in values.items() if parser is not None else ():
+        parser.config[name] = value  # type: ignore[index, union-attr]
+        parser.ref_resolver.items[name].update_config(value)  # type: ignore[union-attr]
+        parser.ref_resolver.resolved_content[name] = value  # type: ignore[union-attr]
+
+
+def asks_for_help() -> bool:
+    """Whether the command line has `--help`, `--help true` or `-h`.
+
+    Fire would answer `--help` itself, but hands it to a function that takes any keyword, as MONAI's `run` does.
+    """
+    given = config_being_parsed() or {}
+    return any(str(given.get(key, False)).lower() == "true" for key in ("help", "h"))
+
+
+def handed_over() -> dict[str, list[dict[str, Any]]] | None:
+    """Lists of `image` and `label` that a program such as MONAI Label has put into the config being parsed.
+
+    It replaces the data of the config's own datasets, which nothing asks for where the bundle reads its lists itself.
+
+    Returns:
+        The list of "train" and that of "val", or None where the config has its own data.
+
+    Raises:
+        ValueError: If it has handed over the list of one of the two only, or an empty one.
+    """
+    parser = _calling_parser()
+    if parser is None:
+        return None
+    lists = {n: parser.get(f"{k}::dataset::data") for n, k in (("train", "train"), ("val", "validate"))}
+    if not any(isinstance(content, list) for content in lists.values()):
+        return None
+    for name, content in lists.items():
+        if not isinstance(content, list) or not content:
+            raise ValueError(f"labelled images for training without any for {name}: give a val_split between 0 and 1")
+    return lists
+
+
+def changes_of_consumers() -> dict[str, Any]:
+    """What another program has changed in the config being parsed, as settings, so that the record says so.
+
+    Federated learning and MONAI Label change the trainer and its data directly.
+    """
+    parser = _calling_parser()
+    changes: dict[str, Any] = {}
+    if parser is not None and isinstance(epochs := parser.get("train::trainer::max_epochs"), int):
+        changes["max_epochs"] = epochs
+    if parser is not None and isinstance(parser.get("train::dataset::data"), list):
+        changes["dataset"] = "handed over by another program"
+    return changes
 
 
 def show_cause_last() -> None:
@@ -63,8 +137,7 @@ def show_cause_last() -> None:
     sys.excepthook = hook
 
 
-def calling_parser() -> ConfigParser | None:
-    """The parser whose config is being resolved further up the stack; MONAI hands it to no object it builds."""
+def _calling_parser() -> ConfigParser | None:
     frame = sys._getframe(1)
     while frame is not None:
         owner = frame.f_locals.get("self")

@@ -1,12 +1,16 @@
-"""The settings of a run: read from the config that is being parsed, each known by name."""
+"""The settings of a run: read from the config that is being parsed, checked, each known by name."""
 
 import difflib
 import json
+import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from label_efficient.monai_bridge import CONSUMER_KEYS, calling_parser, read_words, show_cause_last
+from label_efficient import monai_bridge
+from label_efficient.setting_help import help_text
+from label_efficient.setting_models import SettingsModel, problems_of
+from label_efficient.versions import check_copy
 
 
 class SettingsError(ValueError):
@@ -25,8 +29,8 @@ class Settings(dict):
         self.bundle_root = bundle_root
 
 
-def read_settings(bundle_root: str, config_name: str) -> Settings:
-    """Read the settings of the config that is being parsed, after checking that each of them exists.
+def read_settings(bundle_root: str, config_name: str, model: type[SettingsModel]) -> Settings:
+    """Read and check the settings of the config that is being parsed; with `--help`, print them and exit.
 
     Called from within a config. Settings are the keys that stand before `bundle_root` in the config file. MONAI
     ignores a key that no config knows; here it is an error. Keys of a user's own start with an underscore.
@@ -34,34 +38,67 @@ def read_settings(bundle_root: str, config_name: str) -> Settings:
     Args:
         bundle_root: Folder of the bundle.
         config_name: Which file has the defaults, "train.json" or "inference.json".
+        model: What the settings may be.
 
     Raises:
-        SettingsError: If a top-level key is unknown; the message names the nearest known one.
+        SettingsError: Naming all the settings at fault; for an unknown one, the nearest known one.
     """
-    show_cause_last()
+    monai_bridge.show_cause_last()
+    check_copy(sys.modules[model.__module__].__file__, bundle_root)
     folder = Path(bundle_root) / "configs"
     files = {p.name: json.loads(p.read_text(encoding="utf-8")) for p in sorted(folder.glob("*.json"))}
     defaults = files[config_name]
-    parser = calling_parser()
-    if parser is not None:
-        read_words(parser, defaults)
-    current: Mapping[str, Any] = parser.config if parser is not None else defaults  # type: ignore[assignment]
-    known = {key.lstrip("+~") for content in files.values() for key in content} | CONSUMER_KEYS
-    names = _setting_names(defaults)
-    unknown = [k for k in current if k.lstrip("+~").split("#")[0].split("::")[0] not in known and k[0] != "_"]
-    if unknown:
-        raise SettingsError("; ".join(_unknown_key(k, known) for k in unknown))
-    values = {k: current.get(k) for k in names} if parser is None else {k: parser.get_parsed_content(k) for k in names}
-    changed = {k: values[k] for k in names if current.get(k) != defaults[k]}
-    return Settings(values, changed, bundle_root)
+    names = setting_names(defaults)
+    if monai_bridge.asks_for_help():
+        print(help_text(model, {name: defaults[name] for name in names}, config_name))
+        sys.exit(0)
+    monai_bridge.read_words(defaults)
+    config = monai_bridge.config_being_parsed()
+    given = defaults if config is None else config
+    if problems := _unknown(given, files) or _without_effect(given, files, config_name):
+        raise SettingsError("; ".join(problems))
+    values = {name: defaults[name] if config is None else monai_bridge.resolved(name) for name in names}
+    settings = Settings(values, {n: values[n] for n in names if given.get(n) != defaults[n]}, bundle_root)
+    if problems := problems_of(model, settings, settings.changed):
+        raise SettingsError("; ".join(problems))
+    changes = monai_bridge.changes_of_consumers()
+    settings.update(changes)
+    settings.changed.update(changes)
+    return settings
 
 
-def _setting_names(config: Mapping[str, Any]) -> list[str]:
+def setting_names(config: Mapping[str, Any]) -> list[str]:
+    """Names of the settings of a complete config: what stands before `bundle_root`; none of an overlay."""
     names = list(config)
+    if "bundle_root" not in names:
+        return []
     return [n for n in names[: names.index("bundle_root")] if not n.startswith("_") and n != "imports"]
 
 
-def _unknown_key(key: str, known: Iterable[str]) -> str:
-    near = difflib.get_close_matches(key, list(known), n=1, cutoff=0.4)
-    hint = f"did you mean {near[0]!r}?" if near else "the model card lists the settings"
-    return f"unknown setting {key!r}: {hint} (a key of your own starts with an underscore)"
+def _unknown(given: Iterable[str], files: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    known = {key.lstrip("+~"): None for name in files if name != "metadata.json" for key in files[name]}
+    allowed = known.keys() | files.get("metadata.json", {}).keys() | monai_bridge.CONSUMER_KEYS
+    problems = []
+    for key in given:
+        if key[0] != "_" and key.lstrip("+~").split("#")[0].split("::")[0] not in allowed:
+            near = difflib.get_close_matches(key, known, n=1, cutoff=0.4)
+            hint = f"did you mean {near[0]!r}? " if near else ""
+            problems.append(
+                f"unknown setting {key!r}: {hint}--help true lists the settings (a key of your own starts with an "
+                "underscore)"
+            )
+    return problems
+
+
+def _without_effect(given: Mapping[str, Any], files: Mapping[str, Mapping[str, Any]], config_name: str) -> list[str]:
+    """Settings of another config alone: they would be accepted and ignored."""
+    own = files[config_name]
+    problems = []
+    for name in given:
+        homes = [f for f, content in files.items() if f != config_name and name in setting_names(content)]
+        if homes and name not in own:
+            where = config_name.removesuffix(".json")
+            problems.append(f"{name}={given[name]!r} has no effect in {where}: it is a setting of {homes[0]}")
+        elif homes and isinstance(own[name], dict) and not isinstance(given[name], dict):
+            problems.append(f"{name}={given[name]!r}: give the images to predict with dataset_dir or datalist")
+    return problems

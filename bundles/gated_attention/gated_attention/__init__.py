@@ -1,1 +1,9 @@
 """Gated deep attention: finds the discriminative instances of a microscopy image and looks at them again."""
+
+try:
+    from label_efficient.versions import require
+except ModuleNotFoundError as error:
+    raise ImportError(
+        "gated_attention needs label_efficient: `python -m pip install .` in the repository, or use the released zip"
+    ) from error
+require(__file__)

@@ -4,14 +4,11 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from torch.utils.data import DataLoader
 
-from label_efficient.data.epoch_batches import EpochBatches
-from label_efficient.engine.history import read_history
-from label_efficient.evaluation.classifier import SHOWN, ClassifierEvaluation, Outcome
-from label_efficient.evaluation.metrics import confusion, per_class
+from label_efficient.data.stored_images import StoredImages
+from label_efficient.evaluation.classifier import SHOWN, ClassifierEvaluation
+from label_efficient.evaluation.run_evaluation import Outcome, show_table, side_by_side
 
-from .batches import ImageSet
 from .coverage import CoverageResult, measure_coverage
 from .instance_figures import InstancePictures
 from .instances import attention_mask
@@ -38,10 +35,9 @@ class Evaluation(ClassifierEvaluation):
 
     def __init__(self, *, reference_boxes: str | None = None, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self.looked: dict[str, dict[str, torch.Tensor]] = {}
         self.coverage: CoverageResult | None = None
         self.boxes: ReferenceBoxes | None = None
-        self.pictures = ImageSet(self.data.splits["test"])
+        self.pictures = StoredImages(self.data.splits["test"])
         self.places = {file: place for place, file in enumerate(self.data.splits["test"].files)}
         self.sizes: dict[str, tuple[int, int]] = {}
         if reference_boxes is not None:
@@ -63,13 +59,10 @@ class Evaluation(ClassifierEvaluation):
         values = {name: self.settings[name] for name in names}
         return {name: list(value) if name in ("mean", "std") else value for name, value in values.items()}
 
-    def look(self, split: str) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Logits of the prediction; what else the network says is kept in `looked`."""
-        part = self.data.splits[split]
-        batches = EpochBatches(len(part), self.settings["batch_size"], shuffle=False)
-        loader = DataLoader(ImageSet(part), batch_size=None, sampler=batches)
-        self.looked[split] = look_at(self.network, loader, device=self.device, amp=self.amp)
-        return self.looked[split]["logits"], None
+    def look(self, split: str) -> dict[str, torch.Tensor]:
+        """Logits of the prediction, and what else the network says."""
+        loader = self.loader(StoredImages(self.data.splits[split]))
+        return look_at(self.network, loader, device=self.device, amp=self.amp)
 
     def last_weights(self, trained: Mapping[str, Any]) -> Mapping[str, torch.Tensor]:
         """Weights of the network, or of their moving average if there is one, out of the checkpoint."""
@@ -78,59 +71,49 @@ class Evaluation(ClassifierEvaluation):
         prefix = "module."
         return {k[len(prefix) :]: v for k, v in trained["average"].items() if k.startswith(prefix)}
 
-    def more_metrics(self) -> dict[str, Any]:
+    def more_metrics(self, outcomes: Mapping[str, Outcome]) -> dict[str, Any]:
         """The global branch's figures, before calibration, and the coverage."""
         metrics: dict[str, Any] = {}
-        for split, name in (("val", "validation"), ("test", "test")):
-            outcome = self._of_global_branch(split)
-            metrics[f"{name}_global"] = self.summary(outcome)
+        for split, name in (("val", "validation_global"), ("test", "test_global")):
+            outcome = Outcome(outcomes[split].found["global_logits"], outcomes[split].targets)
+            outcome = self.at_temperature(outcome, 1.0)
+            metrics[name] = self.summary(outcome)
             if split == "test":
-                found = (outcome.targets, outcome.probabilities, self.data.task)
-                metrics["test_global_per_class"] = per_class(*found, self.data.classes)
-                metrics["test_global_confusion"] = confusion(*found, len(self.data.classes)).tolist()
+                metrics |= {f"{name}_{figure}": value for figure, value in self.by_class(outcome).items()}
         if self.boxes is not None:
-            self.coverage = self._coverage(self.boxes)
+            self.coverage = self._coverage(self.boxes, outcomes["test"].found["attention_map"])
             metrics["coverage"] = self.coverage.metrics() | {"remarks": self.boxes.remarks}
         return metrics
 
-    def _of_global_branch(self, split: str) -> Outcome:
-        empty = torch.empty(0).numpy()
-        outcome = Outcome(self.looked[split]["global_logits"], self.data.splits[split].labels, empty, empty)
-        return self.at_temperature(outcome, 1.0)
-
-    def _coverage(self, boxes: ReferenceBoxes) -> CoverageResult:
-        maps, size = self.looked["test"]["attention_map"], self.settings["image_size"]
-        masks = attention_mask(maps, self.settings["threshold"], size).numpy()
+    def _coverage(self, boxes: ReferenceBoxes, maps: torch.Tensor) -> CoverageResult:
+        masks = attention_mask(maps, self.settings["threshold"], self.settings["image_size"]).numpy()
         files = self.data.splits["test"].files
         sizes = {file: self._size(file) for file in files if boxes[file]}
         by_file = dict(zip(files, masks, strict=True))
         return measure_coverage(masks=by_file, boxes=boxes, sizes=sizes, seed=self.settings["seed"])
 
-    def more_tables(self, metrics: Mapping[str, Any]) -> list[tuple[str, list[dict[str, Any]]]]:
-        """The global branch beside the prediction, and the coverage."""
-        tables = []
+    def show(self, metrics: Mapping[str, Any]) -> None:
+        """Beside the classifier's tables the global branch beside the prediction, and the coverage."""
+        super().show(metrics)
         if self.settings["method"] == "fusion":
             columns = {"fusion": metrics["test"], "global branch": metrics["test_global"]}
-            rows = [{"test": n, **{c: v[n] for c, v in columns.items()}} for n in SHOWN if n in metrics["test"]]
-            tables.append(("fusion and global branch", rows))
+            show_table("fusion and global branch", side_by_side(SHOWN, columns, head="test"))
         if self.coverage is not None:
             title = "reference boxes covered by the attention mask"
-            tables.append(("; ".join([title, *metrics["coverage"]["remarks"]]), self.coverage.rows()))
-        return tables
+            show_table("; ".join([title, *metrics["coverage"]["remarks"]]), self.coverage.rows())
 
-    def report(self, metrics: Mapping[str, Any], raw: Outcome, calibrated: Outcome) -> None:
+    def report(self, metrics: Mapping[str, Any], raw: Mapping[str, Outcome], outcomes: Mapping[str, Outcome]) -> None:
         """Draw the figures and write the report of the test images, before and after calibration."""
-        history_path = self.output_dir / "history.csv"
         write_run_report(
             self.output_dir,
             data=self.data,
             settings=self.settings,
             metrics=metrics,
-            raw=raw,
-            calibrated=calibrated,
-            looked=self.looked["test"],
+            raw=raw["test"],
+            calibrated=outcomes["test"],
+            looked=outcomes["test"].found,
             instance_pictures=InstancePictures(self.network),
             coverage=self.coverage,
-            history=read_history(history_path) if history_path.is_file() else [],
+            history=self.history(),
             picture=self.pictures.image,
         )

@@ -1,13 +1,12 @@
-"""Ignite handlers of the gated attention bundle: lambda, and the moving average of the weights."""
+"""What the training of the gated attention bundle needs beside the network: lambda, and the inferer that heeds it."""
 
 import logging
 from typing import Any
 
-import torch
 from ignite.engine import Engine, Events
 from monai.handlers import ParamSchedulerHandler
-from monai.inferers import SimpleInferer
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from label_efficient.engine.autocast import AutocastInferer
 
 from .losses import GatedAttentionLoss, lambda_at
 
@@ -75,53 +74,20 @@ class LambdaDecay(ParamSchedulerHandler):
         engine.state.metrics["lambda"] = self.loss.lambda_
 
 
-class MovingAverage:
-    """Updates an average of the network's weights after every step.
+class FusionInferer(AutocastInferer):
+    """Runs the network in training: while the fusion has no weight (lambda 1) the instances are not looked at.
+
+    That changes no gradient and saves most of the time.
 
     Args:
-        average: As from `moving_average`, or None.
-        network: Whose weights are averaged, not wrapped.
+        loss: Whose `lambda_` is the weight.
+        amp: As of `AutocastInferer`.
     """
 
-    def __init__(self, average: AveragedModel | None, network: torch.nn.Module) -> None:
-        self.average = average
-        self.network = network
-
-    def attach(self, engine: Engine) -> None:
-        """Register on the trainer."""
-        if self.average is not None:
-            engine.add_event_handler(Events.ITERATION_COMPLETED, self)
-
-    def __call__(self, engine: Engine) -> None:
-        """Take the step that has just been made into the average."""
-        if self.average is not None:
-            self.average.update_parameters(self.network)
-
-
-def moving_average(network: torch.nn.Module, decay: float) -> AveragedModel | None:
-    """Exponential moving average of a network's weights, or None where the decay is 0."""
-    return AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(decay)) if decay else None
-
-
-class AutocastInferer(SimpleInferer):
-    """Runs a network, in half precision if asked for: float16 on a GPU, bfloat16 on a CPU.
-
-    MONAI's engines know autocast for GPUs only.
-
-    Args:
-        amp: Whether to.
-        loss: In training: without weight for the fusion (lambda 1) the instances are not looked at, which changes no
-            gradient and saves most of the time.
-    """
-
-    def __init__(self, *, amp: bool = False, loss: GatedAttentionLoss | None = None) -> None:
-        super().__init__()
-        self.amp = amp
+    def __init__(self, *, loss: GatedAttentionLoss, amp: bool | str = False) -> None:
+        super().__init__(amp=amp)
         self.loss = loss
 
     def __call__(self, inputs: Any, network: Any, *args: Any, **kwargs: Any) -> Any:
         """Images to the network's output."""
-        if self.loss is not None:
-            kwargs["fuse"] = self.loss.lambda_ < 1
-        with torch.autocast(inputs[0].device.type, enabled=self.amp):
-            return network(inputs, *args, **kwargs)
+        return super().__call__(inputs, network, *args, fuse=self.loss.lambda_ < 1, **kwargs)

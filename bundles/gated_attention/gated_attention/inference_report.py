@@ -1,6 +1,5 @@
 """The page that inference leaves: classes, the least certain images, where the network looked, bad files."""
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -8,9 +7,13 @@ from typing import Any
 from PIL import Image
 
 from label_efficient.data.images import read_image
-from label_efficient.files import versions
-from label_efficient.report import page as _report
-from label_efficient.report import pictures as _pictures
+from label_efficient.report.inference_sections import (
+    caption_of,
+    classes_section,
+    least_certain_section,
+    write_inference_page,
+)
+from label_efficient.report.page import figure, section
 from label_efficient.settings import Settings
 
 from .instance_figures import save_picture, small_picture
@@ -45,32 +48,15 @@ def write_inference_report(
         bad: Files without a prediction, and why.
         settings: Of the run.
     """
-    said = Counter(row["pred"] for row in rows if not row["error"])
-    counts = [[name, said[name]] for name in classes]
-    sections: list[str] = [_report.section("Predicted classes", _report.table(["class", "images"], counts))]
+    sections = [classes_section(rows, classes)]
     if least_certain:
-        path = output_dir / "figures" / "least_certain.png"
         images = [small_picture(read_image(file), _SHEET_PIXELS) for _, file in least_certain]
-        captions = [_caption(row, "\n") for row, _ in least_certain]
-        _pictures.save_contact_sheet(path, images=images, captions=captions)
-        sections.append(_report.section("Least certain images", _report.figure(path, "Least certain images first")))
+        sections.append(least_certain_section(output_dir, images, [caption_of(row) for row, _ in least_certain]))
     if looks:
-        figures: list[str] = []
+        figures = []
         for number, (row, picture) in enumerate(looks, start=1):
             path = output_dir / "figures" / f"attention_{number}.png"
             save_picture(path, picture)
-            figures.append(_report.figure(path, _caption(row, ": ")))
-        sections.append(_report.section("Where the network looked", _HOW_TO_READ, *figures))
-    if bad:
-        sections.append(_report.section("Files without a prediction", _report.table(["file", "error"], bad)))
-    sections.append(_report.settings_section(settings, settings.changed, versions()))
-    _report.write_report(
-        output_dir / "report.html",
-        title="Gated attention bundle: predictions",
-        sections=sections,
-        footer="Research software, not a medical device: not for diagnosis.",
-    )
-
-
-def _caption(row: Mapping[str, Any], separator: str) -> str:
-    return f"{row['file']}{separator}{row['pred']}, uncertainty {float(row['uncertainty']):.2f}"
+            figures.append(figure(path, caption_of(row, ": ")))
+        sections.append(section("Where the network looked", _HOW_TO_READ, *figures))
+    write_inference_page(output_dir, bundle="Gated attention", sections=sections, bad=bad, settings=settings)

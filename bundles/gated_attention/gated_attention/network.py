@@ -1,12 +1,15 @@
 """The network: a global branch on a small copy, attention, and a second look at the instances at full resolution."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import nn
 from torch.nn import functional as F
 
 from label_efficient.networks.backbones import Backbone, build_backbone, check_image_size
+from label_efficient.networks.first_weights import WeightParts
+from label_efficient.networks.model_info import network_arguments
 
 from .attention import attention_map, build_attention
 from .crops import cut_instances
@@ -28,7 +31,7 @@ class GatedAttentionNet(nn.Module):
         num_classes: N.
         method: "fusion", or "global" for the global branch alone.
         attention: One of `attention.ATTENTIONS`.
-        global_backbone: Network of the small copy, one of `_backbones.BACKBONES`.
+        global_backbone: Network of the small copy, one of `backbones.BACKBONES`.
         instance_backbone: Network of the instances, shared by all of them.
         image_size: Pixels a side of the small copy, to which images are squeezed.
         num_instances: K.
@@ -46,6 +49,13 @@ class GatedAttentionNet(nn.Module):
         ValueError: If an argument is out of range or the sizes do not fit.
     """
 
+    weight_parts = WeightParts(
+        core="global_branch.",
+        classifiers=("global_head.", "fusion_head."),
+        optional=("instance_branch.",),
+        same="attention and both backbones",
+        shaped_by="classes or instances",
+    )
     mean: torch.Tensor
     std: torch.Tensor
 
@@ -169,8 +179,13 @@ class GatedAttentionNet(nn.Module):
         return crops.sub_(self.mean).div_(self.std).mul_(inside)
 
 
+def build_network(info: Mapping[str, Any], **changes: Any) -> GatedAttentionNet:
+    """The network that a description has the arguments of, see `model_info.network_arguments`."""
+    return GatedAttentionNet(**network_arguments(GatedAttentionNet, info, changes))
+
+
 def feature_extractor(name: str) -> tuple[Backbone, int]:
-    """One of `_backbones.BACKBONES` without its classifier, and the number of channels of its last feature map."""
+    """One of `backbones.BACKBONES` without its classifier, and the number of channels of its last feature map."""
     backbone = build_backbone(name, 1)
     classifier = "class_layers.out" if name.startswith("densenet") else "fc"
     backbone.set_submodule(classifier, nn.Identity())

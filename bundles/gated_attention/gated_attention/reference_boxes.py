@@ -18,7 +18,6 @@ without a drag (two of the 4888 boxes of BCCD) and is left out, as is the second
 of each is in `ReferenceBoxes.remarks`.
 """
 
-import csv
 import math
 import xml.etree.ElementTree as ET
 from collections import Counter
@@ -26,11 +25,10 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from label_efficient.data.image_files import FILE_COLUMNS, listed
 from label_efficient.data.images import IMAGE_SUFFIXES
+from label_efficient.data.tables import CLASS_COLUMNS, FILE_COLUMNS, listed, read_table
 
 TOLERANCE = 1.0  # pixels that a box may pass the image's border by
-_NAME_COLUMNS = ("name", "class", "label_name")
 _CORNERS = ("xmin", "ymin", "xmax", "ymax")
 _CORNER_AND_SIZE = ("x", "y", "width", "height")
 
@@ -243,28 +241,17 @@ def _read_xml(path: Path, entry: str, file: str, collected: _Collected) -> None:
 
 
 def _read_csv(path: Path, names: _Names, collected: _Collected) -> None:
-    try:
-        with open(path, newline="", encoding="utf-8-sig") as stream:
-            header, *lines = csv.reader(stream)
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise ValueError(f"{path}: not readable as CSV ({error}); save it as CSV in UTF-8") from error
-    except ValueError as error:  # no header to unpack
-        raise ValueError(f"{path}: the file is empty") from error
-    columns = [column.strip().lower() for column in header]
-    file_column = next((c for c in FILE_COLUMNS if c in columns), None)
-    name_column = next((c for c in _NAME_COLUMNS if c in columns), None)
-    numeric = next((kind for kind in (_CORNERS, _CORNER_AND_SIZE) if set(kind) <= set(columns)), None)
+    table = read_table(path)
+    file_column, name_column = table.column(*FILE_COLUMNS), table.column("name", *CLASS_COLUMNS)
+    numeric = next((kind for kind in (_CORNERS, _CORNER_AND_SIZE) if all(map(table.column, kind))), None)
     if file_column is None or numeric is None:
         raise ValueError(
-            f"{path}: its columns are {', '.join(header)}; expected file, xmin, ymin, xmax, ymax, or file, x, y, "
-            "width, height, separated by commas, and optionally name"
+            f"{path}: its columns are {', '.join(table.columns)}; expected file, xmin, ymin, xmax, ymax, or file, x, "
+            "y, width, height, and optionally name"
         )
     unknown: dict[str, list[int]] = {}
-    for number, cells in enumerate(lines, start=2):
-        if not any(cells):
-            continue  # the spreadsheet's empty lines
-        line = dict(zip(columns, cells, strict=False))
-        entry = line.get(file_column, "").strip()
+    for number, line in table.lines:
+        entry = line[file_column]
         at = f"line {number} ({entry})"
         matches = names.find(entry)
         if len(matches) > 1:
@@ -273,10 +260,10 @@ def _read_csv(path: Path, names: _Names, collected: _Collected) -> None:
             unknown.setdefault(entry, []).append(number)
         elif matches[0] not in names.files:
             collected.counts["others"] += 1
-        elif (values := _numbers(at, {c: line.get(c) for c in numeric}, collected.problems)) is not None:
+        elif (values := _numbers(at, {c: line[table.column(c) or c] for c in numeric}, collected.problems)) is not None:
             if numeric is _CORNER_AND_SIZE:
                 values = [values[0], values[1], values[0] + values[2], values[1] + values[3]]
-            name = line.get(name_column, "").strip() if name_column else ""
+            name = line[name_column] if name_column else ""
             collected.add(f"{at}: box", matches[0], name, values, first=0)
     collected.problems += [
         f"line {numbers[0]}{f' and {len(numbers) - 1} more' if len(numbers) > 1 else ''}: {entry!r} is no image of the "

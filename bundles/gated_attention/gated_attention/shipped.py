@@ -1,13 +1,14 @@
 """The network as it is shipped and exported, and run on data: logits, attention and instances of every image."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
-from ignite.engine import Engine, Events
-from monai.engines import SupervisedEvaluator
 
-from .handlers import AutocastInferer
+from label_efficient.engine.autocast import AutocastInferer
+from label_efficient.evaluation.outputs import collect_outputs
+from label_efficient.networks.model_info import network_arguments
+
 from .network import GatedAttentionNet
 from .transforms import PrepareBatch
 
@@ -24,32 +25,27 @@ class ShippedGatedAttention(GatedAttentionNet):
         return output["logits"] if "logits" in output else output["global_logits"]
 
 
+def build_shipped(info: Mapping[str, Any], **changes: Any) -> ShippedGatedAttention:
+    """The network that `model.pt` has the weights of, see `model_info.network_arguments`."""
+    return ShippedGatedAttention(**network_arguments(ShippedGatedAttention, info, changes))
+
+
 def look_at(
-    network: GatedAttentionNet, loader: Iterable[Any], *, device: Any, amp: bool = False
+    network: GatedAttentionNet, loader: Iterable[Any], *, device: Any, amp: bool | str = False
 ) -> dict[str, torch.Tensor]:
-    """Run the network over a loader of `batches.ImageSet`.
+    """Run the network over a loader of `StoredImages`.
 
     Returns:
         What `network.GatedAttentionNet` returns of all images in their order, on the CPU; `logits` are always there:
         those of the prediction.
     """
-    found: dict[str, list[torch.Tensor]] = {}
-
-    def collect(engine: Engine) -> None:
-        output: Any = engine.state.output
-        for name, value in output["pred"].items():
-            found.setdefault(name, []).append(value.float().cpu())
-
-    evaluator = SupervisedEvaluator(
-        device=torch.device(device),
-        val_data_loader=loader,
+    found = collect_outputs(
         # In the layout of training, so that the figures are the same to the last digit.
-        network=network.to(device=device, memory_format=torch.channels_last),  # type: ignore[call-overload]
+        network.to(device=device, memory_format=torch.channels_last),  # type: ignore[call-overload]
+        loader,
+        device=device,
         inferer=AutocastInferer(amp=amp),
         prepare_batch=PrepareBatch(),
-        decollate=False,
+        keep=lambda pred: pred,
     )
-    evaluator.add_event_handler(Events.ITERATION_COMPLETED, collect)
-    evaluator.run()
-    joined = {name: torch.cat(values) for name, values in found.items()}
-    return {"logits": joined["global_logits"], **joined}
+    return {"logits": found["global_logits"], **found}

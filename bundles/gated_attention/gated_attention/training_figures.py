@@ -1,18 +1,19 @@
 """Figures of a training: its history, and lambda beside the losses that it weighs."""
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
-from label_efficient.report import history_figures as _history_figures
 from label_efficient.report.drawing import new_figure, save_figure
-from label_efficient.report.history_figures import History, epoch_axis, legend_below, lines, series
+from label_efficient.report.history_figures import History, epoch_axis, legend_below, lines, save_history, series
 
-_LOSSES = {
+LOSSES = {
     "train_loss": "total",
     "train_global_loss": "global branch",
     "train_fusion_loss": "fusion",
     "val_loss": "validation, total",
 }
-_METRICS = {
+METRICS = {
     "val_auc": "AUC",
     "val_acc": "accuracy",
     "val_global_auc": "AUC, global branch",
@@ -20,9 +21,22 @@ _METRICS = {
 }
 
 
-def save_history(path: Path, *, history: History, best_epoch: int | None = None) -> None:
-    """Losses, validation metrics and learning rate, see `_history_figures.save_history`."""
-    _history_figures.save_history(path, history=history, losses=_LOSSES, metrics=_METRICS, best_epoch=best_epoch)
+def draw_training(folder: Path, *, history: History, metrics: Mapping[str, Any]) -> dict[Path, str]:
+    """Draw what there is of a training; returns the files and their captions.
+
+    Args:
+        folder: Where to draw.
+        history: Rows of `history.csv`.
+        metrics: Content of `metrics.json`.
+    """
+    path = folder / "history.png"
+    save_history(path, history=history, losses=LOSSES, metrics=METRICS, best_epoch=metrics["chosen_epoch"])
+    drawn = {path: "Losses and validation figures by epoch"}
+    if "train_lambda" in history[-1]:
+        path = folder / "lambda.png"
+        save_lambda(path, history=history)
+        drawn[path] = "Lambda, the weight of the global branch's loss"
+    return drawn
 
 
 def save_lambda(path: Path, *, history: History) -> None:

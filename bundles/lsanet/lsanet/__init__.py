@@ -1,1 +1,9 @@
 """LSANet: a deeply supervised classifier with layer selective attention and knowledge synergy."""
+
+try:
+    from label_efficient.versions import require
+except ModuleNotFoundError as error:
+    raise ImportError(
+        "lsanet needs label_efficient: `python -m pip install .` in the repository, or use the released zip"
+    ) from error
+require(__file__)

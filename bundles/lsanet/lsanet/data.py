@@ -2,39 +2,26 @@
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
-from label_efficient.data.class_lists import MULTI_LABEL
-from label_efficient.data.image_data import (
-    SPLITS,
-    ImageData,
-    Split,
-    check_classes,
-    data_of_list,
-    demo_seed,
-    handed_over_data,
-    list_path,
-    with_budget,
-)
-from label_efficient.data.label_files import handed_over
-from label_efficient.settings import SettingsError
+from label_efficient.data.class_lists import MULTI_LABEL, SPLITS
+from label_efficient.data.image_data import ImageData, Split, demo_seed
+from label_efficient.data.image_sources import load_image_data
 
 from .demo_data import DEMO_CLASSES, make_demo_images
 from .medmnist_files import MEDMNIST_FLAGS, find_npz, medmnist_info, official_flag, read_npz
+
+DEMO_COUNTS = {"train": 320, "val": 160, "test": 320}
 
 
 def load_data(
     dataset: str,
     *,
     dataset_dir: str | None = None,
-    datalist: str | None = None,
-    label_fraction: float | None = None,
-    labels_per_class: int | None = None,
     seed: int = 0,
-    num_workers: int = 0,
-    cache: bool = True,
     demo_size: int = 64,
     demo_counts: Mapping[str, int] | None = None,
-    released: str | None = None,
+    **options: Any,
 ) -> ImageData:
     """Load a data set and check it as a whole.
 
@@ -42,47 +29,30 @@ def load_data(
         dataset: "demo"; a 2-D MedMNIST flag such as "bloodmnist"; "datalist"; or the path of a MedMNIST-layout
             `.npz`, of a list (`.json`, `.csv`), or of a folder with an `images.csv`.
         dataset_dir: Where MedMNIST files lie, or what the paths of a list are relative to.
-        datalist: The list, for "datalist".
-        label_fraction: Share of the training labels to keep, stratified.
-        labels_per_class: Or their number per class.
-        seed: Of the subset and the demo.
-        num_workers: Threads that read image files.
-        cache: Whether the images of a list are read once and kept in memory.
+        seed: Of the demo and the label budget.
         demo_size: Pixels a side of the demo's pictures.
         demo_counts: Number of demo pictures by split.
-        released: `model.json` of the released weights: what the classes are where another program hands
-            images over for training, instead of the data set.
-
-    Raises:
-        SettingsError: If the settings do not fit together.
-        ValueError: If the data have problems; all of them in one message.
+        options: Of `image_sources.load_image_data`: the list, label budget, reading.
     """
-    if released is not None and (lists := handed_over()) is not None:
-        return handed_over_data(lists, Path(released))
-    if dataset != "datalist" and datalist is not None:
-        raise SettingsError(f"datalist={datalist!r} is only read with dataset='datalist', and dataset is {dataset!r}")
-    if dataset == "demo":
-        data = _demo(demo_size, demo_counts or {"train": 320, "val": 160, "test": 320}, seed)
-    elif dataset in MEDMNIST_FLAGS or Path(dataset).suffix.lower() == ".npz":
-        data = _from_npz(dataset, dataset_dir)
-    else:
-        data = data_of_list(_list_path(dataset, datalist), dataset_dir, num_workers, cache)
-    data = with_budget(data, label_fraction=label_fraction, labels_per_class=labels_per_class, seed=seed)
-    check_classes(data)
+
+    def own() -> ImageData | None:
+        if dataset == "demo":
+            return _demo(demo_size, demo_counts or DEMO_COUNTS, seed)
+        if dataset in MEDMNIST_FLAGS or Path(dataset).suffix.lower() == ".npz":
+            return _from_npz(dataset, dataset_dir)
+        return None
+
+    flags = ", ".join(flag for flag in MEDMNIST_FLAGS if "_" not in flag)
+    # A 3-D set is no misspelt 2-D one.
+    known = ("demo", "datalist", *(() if dataset.lower().endswith("3d") else MEDMNIST_FLAGS))
+    others = f"'demo', 'datalist', a 2-D MedMNIST flag ({flags}; 28 pixels, or with _64, _128 or _224), a .npz file"
+    data = load_image_data(dataset, own, known=known, others=others, dataset_dir=dataset_dir, seed=seed, **options)
     if data.multi_label and all((part.labels.sum(axis=1) == 1).all() for part in data.splits.values()):
         data.notes.append(
             "every image has exactly one of the labels, and they are learned as independent yes or no: if the lists "
             "of 0 and 1 stand for classes that exclude each other, give the index of the class instead"
         )
     return data
-
-
-def _list_path(dataset: str, datalist: str | None) -> Path:
-    flags = ", ".join(flag for flag in MEDMNIST_FLAGS if "_" not in flag)
-    # A 3-D set is no misspelt 2-D one.
-    known = ("demo", "datalist", *(() if dataset.lower().endswith("3d") else MEDMNIST_FLAGS))
-    others = f"'demo', 'datalist', a 2-D MedMNIST flag ({flags}; 28 pixels, or with _64, _128 or _224), a .npz file"
-    return list_path(dataset, datalist, known, others)
 
 
 def _demo(size: int, counts: Mapping[str, int], seed: int) -> ImageData:

@@ -1,14 +1,12 @@
-"""Final figures of a run of LSANet, see `_classifier_evaluation`."""
+"""Final figures of a run of LSANet."""
 
 from collections.abc import Mapping
 from typing import Any
 
 import torch
-from torch.utils.data import DataLoader
 
-from label_efficient.data.epoch_batches import EpochBatches
-from label_efficient.engine.history import read_history
-from label_efficient.evaluation.classifier import ClassifierEvaluation, Outcome
+from label_efficient.evaluation.classifier import ClassifierEvaluation
+from label_efficient.evaluation.run_evaluation import Outcome
 
 from .batches import ImageSet
 from .run_report import write_run_report
@@ -21,54 +19,38 @@ class Evaluation(ClassifierEvaluation):
 
     Args:
         preprocess: As in training.
-        node_names: Names of the trained network's output nodes, for the figure of beta.
-        max_beta_ratio: Largest ratio of two betas that the variant can reach, or None; for the figure.
         kwargs: As of `ClassifierEvaluation`; the network as of `shipped.build_shipped`.
     """
 
-    def __init__(
-        self,
-        *,
-        preprocess: Preprocess,
-        node_names: tuple[str, ...],
-        max_beta_ratio: float | None = None,
-        **kwargs: Any,
-    ) -> None:
+    def __init__(self, *, preprocess: Preprocess, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.prepare_batch = PrepareBatch(preprocess)
         self.preprocess = preprocess
-        self.node_names = node_names
-        self.max_beta_ratio = max_beta_ratio
 
     def expected_info(self) -> dict[str, Any]:
         """Size and normalisation of the images."""
         expected = {name: self.settings[name] for name in ("image_size", "keep_aspect")}
         return expected | {name: list(self.settings[name]) for name in ("mean", "std")}
 
-    def look(self, split: str) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Logits N x K of a split, and the nodes' disagreement (N,) if they are kept."""
-        part = self.data.splits[split]
-        batches = EpochBatches(len(part), self.settings["batch_size"], shuffle=False)
-        loader = DataLoader(ImageSet(part, self.preprocess), batch_size=None, sampler=batches)
+    def look(self, split: str) -> dict[str, torch.Tensor]:
+        """Logits of a split, and the nodes' disagreement if they are kept."""
+        loader = self.loader(ImageSet(self.data.splits[split], self.preprocess))
         return predict(self.network, loader, prepare_batch=self.prepare_batch, device=self.device, amp=self.amp)
 
     def last_weights(self, trained: Mapping[str, Any]) -> Mapping[str, torch.Tensor]:
         """Weights of the shipped network, out of the checkpoint."""
         return shipped_weights(trained["model"], self.settings["keep_nodes"])
 
-    def report(self, metrics: Mapping[str, Any], raw: Outcome, calibrated: Outcome) -> None:
+    def report(self, metrics: Mapping[str, Any], raw: Mapping[str, Outcome], outcomes: Mapping[str, Outcome]) -> None:
         """Draw the figures and write the report of the test images, before and after calibration."""
-        history_path = self.output_dir / "history.csv"
         write_run_report(
             self.output_dir,
             data=self.data,
             settings=self.settings,
             metrics=metrics,
-            probabilities=calibrated.probabilities,
-            raw_probabilities=raw.probabilities,
-            uncertainty=calibrated.uncertainty,
-            history=read_history(history_path) if history_path.is_file() else [],
-            node_names=self.node_names,
-            max_beta_ratio=self.max_beta_ratio,
+            probabilities=outcomes["test"].probabilities,
+            raw_probabilities=raw["test"].probabilities,
+            uncertainty=outcomes["test"].uncertainty,
+            history=self.history(),
             picture=ImageSet(self.data.splits["test"], self.preprocess).image,
         )

@@ -1,4 +1,4 @@
-"""Ignite handlers of LSANet: the terms of the loss, and the weights beta of the layer selective attention."""
+"""The weights beta of the layer selective attention over an epoch, and the probabilities that its scores are of."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -7,32 +7,7 @@ import torch
 import torch.distributed as dist
 from ignite.engine import Engine, Events
 
-from label_efficient.engine import loss_terms as _loss_terms
 from label_efficient.engine.distributed import rank_and_size
-
-from .losses import LSANetLoss
-
-
-class LossTerms(_loss_terms.LossTerms):
-    """Means of the loss and of its terms over an epoch, see `_loss_terms.LossTerms`.
-
-    `loss`, `branch_loss` (L_b or its fixed-weight counterpart), `synergy_loss` (L_k), `ce_C1`, ... (cross-entropy of
-    each node).
-
-    Args:
-        loss_function: The loss, which keeps its terms.
-        node_names: Names of the L output nodes, shallow to deep.
-        training: Whether the engine is the trainer.
-    """
-
-    def __init__(self, loss_function: LSANetLoss, node_names: Sequence[str], training: bool = True) -> None:
-        super().__init__(loss_function, training)
-        self.names = [f"ce_{name}" for name in node_names]
-
-    def terms(self) -> dict[str, torch.Tensor]:
-        """Terms of the loss that was computed last, scalars by name."""
-        terms = dict(self.loss_function.terms)
-        return terms | dict(zip(self.names, terms.pop("node_losses"), strict=True))
 
 
 class LSAWeights:

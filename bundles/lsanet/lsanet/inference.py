@@ -1,109 +1,75 @@
 """Inference on a folder or a list of image files: predictions, overlays, the least certain images."""
 
-import logging
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
-from ignite.engine import Engine, Events
 from monai.visualize import GradCAM
 from torch import nn
 
 from label_efficient.data.images import read_image
-from label_efficient.engine.log import log_to_file
-from label_efficient.evaluation.predictions import normalised_entropy, prediction_rows, write_predictions
+from label_efficient.evaluation.inference_writer import InferenceWriter
+from label_efficient.evaluation.predictions import normalised_entropy
 from label_efficient.networks.backbones import DenseNetBackbone, ResNetBackbone, VGGBackbone
-from label_efficient.report import page as _report
-from label_efficient.report import pictures as _pictures
-from label_efficient.settings import Settings
+from label_efficient.report.inference_sections import (
+    caption_of,
+    classes_section,
+    least_certain_section,
+    write_inference_page,
+)
+from label_efficient.report.pictures import save_overlay
 
 from .network import NodeEnsemble
 from .shipped import NodeInferer
 from .transforms import Preprocess
 
-logger = logging.getLogger(__name__)
 
-
-class PredictionWriter:
-    """Collects predictions and writes `predictions.csv`, `report.html` and, if asked for, overlays.
+class PredictionWriter(InferenceWriter):
+    """Writes `predictions.csv`, `report.html` and, if asked for, Grad-CAM overlays in `saliency/`.
 
     Args:
-        output_dir: Where to write.
         network: The shipped network.
         inferer: The evaluator's; knows the nodes' disagreement if they are kept.
         preprocess: As in the pipeline, to put overlays back onto the original image.
-        classes: Names of the K outputs.
-        multi_label: Whether an image can have several labels.
-        settings: Of the run.
-        saliency: Whether to write a Grad-CAM overlay of the predicted class for every image, to `saliency/`.
-        contact_sheet: Number of least certain images in `figures/least_certain.png`; 0 for none.
+        saliency: Whether to write an overlay of the predicted class for every image.
+        kwargs: As of `InferenceWriter`.
     """
 
     def __init__(
         self,
         *,
-        output_dir: str,
         network: nn.Module,
         inferer: NodeInferer,
         preprocess: Preprocess,
-        classes: Sequence[str],
-        multi_label: bool,
-        settings: Settings,
         saliency: bool = False,
-        contact_sheet: int = 24,
+        **kwargs: Any,
     ) -> None:
-        self.output_dir = Path(output_dir)
+        super().__init__(**kwargs)
         self.network = network
         self.inferer = inferer
         self.preprocess = preprocess
-        self.classes = list(classes)
-        self.multi_label = multi_label
-        self.settings = settings
         self.saliency = saliency
-        self.contact_sheet = contact_sheet
-        self.files: list[str] = []
-        self.paths: list[str] = []
-        self.errors: list[str] = []
-        self.probabilities: list[torch.Tensor] = []
-        self.uncertainty: list[torch.Tensor] = []
+        self.heat = torch.empty(0)
 
-    def attach(self, engine: Engine) -> None:
-        """Register on the evaluator, after its postprocessing."""
-        engine.add_event_handler(Events.STARTED, self._start)
-        engine.add_event_handler(Events.ITERATION_COMPLETED, self)
-        engine.add_event_handler(Events.COMPLETED, self._finish)
-
-    def _start(self, engine: Engine) -> None:
-        log_to_file(self.output_dir / "inference.log")
-        loader: Any = engine.state.dataloader
-        logger.info("%d files, %s", len(loader.dataset), self.settings["ckpt_path"])
-
-    def __call__(self, engine: Engine) -> None:
-        """Keep the predictions of the batch that has just been computed."""
-        batch: Any = engine.state.batch
-        output: Any = engine.state.output
+    def interpret(self, output: Mapping[str, Any]) -> tuple[torch.Tensor, torch.Tensor]:
+        """Probabilities, and the nodes' disagreement or the entropy; and the heat maps of the batch."""
         probabilities = torch.as_tensor(output["pred"]).float().cpu()
-        if self.inferer.disagreement is not None:
-            self.uncertainty.append(self.inferer.disagreement.float().cpu())
-        else:
-            self.uncertainty.append(normalised_entropy(probabilities, self.multi_label))
-        self.probabilities.append(probabilities)
-        self.files += batch["file"]
-        self.paths += batch["path"]
-        self.errors += batch["error"]
         if self.saliency:
-            self._write_overlays(output["image"], probabilities, batch)
+            self.heat = class_activation(self.network, output["image"], probabilities.argmax(dim=1)).cpu()
+        if self.inferer.disagreement is not None:
+            return probabilities, self.inferer.disagreement.float().cpu()
+        return probabilities, normalised_entropy(probabilities, self.multi_label)
 
-    def _write_overlays(self, image: torch.Tensor, probabilities: torch.Tensor, batch: Mapping[str, Any]) -> None:
-        heat = class_activation(self.network, image, probabilities.argmax(dim=1))
-        for index, (path, file) in enumerate(zip(batch["path"], batch["file"], strict=True)):
-            if batch["error"][index]:
-                continue
-            original = read_image(path)
-            place = self.output_dir / "saliency" / f"{file}.png"
-            _pictures.save_overlay(place, image=original, heat=self._unpad(heat[index].cpu().numpy(), original.shape))
+    def job(self, index: int, place: int, batch: Mapping[str, Any]) -> Callable[[], None] | None:
+        """Writes the overlay."""
+        return partial(self._write_overlay, index, self.heat[place].numpy()) if self.saliency else None
+
+    def _write_overlay(self, index: int, heat: np.ndarray) -> None:
+        original = read_image(self.paths[index])
+        place = self.output_dir / "saliency" / self.names[self.files[index]]
+        save_overlay(place, image=original, heat=self._unpad(heat, original.shape))
 
     def _unpad(self, heat: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
         if not self.preprocess.keep_aspect:
@@ -114,47 +80,13 @@ class PredictionWriter:
         rows = slice(round(top), max(round(bottom), round(top) + 1))
         return heat[rows, round(left) : max(round(right), round(left) + 1)]
 
-    def _finish(self, engine: Engine) -> None:
-        probabilities = torch.cat(self.probabilities).numpy()
-        uncertainty = torch.cat(self.uncertainty).numpy()
-        rows = prediction_rows(
-            files=self.files,
-            classes=self.classes,
-            probabilities=probabilities,
-            uncertainty=uncertainty,
-            multi_label=self.multi_label,
-            errors=self.errors,
-        )
-        write_predictions(self.output_dir / "predictions.csv", rows)
-        bad = [(file, error) for file, error in zip(self.files, self.errors, strict=True) if error]
-        self._report(rows, uncertainty, bad)
-        for file, error in bad:
-            logger.warning("no prediction for %s: %s", file, error)
-        logger.info("%d predictions, %d files without: %s", len(rows) - len(bad), len(bad), self.output_dir)
-        if len(bad) == len(rows):
-            raise ValueError(f"none of the {len(rows)} files could be read; the first: {bad[0][1]}")
-
-    def _report(self, rows: list[dict[str, Any]], uncertainty: np.ndarray, bad: list[tuple[str, str]]) -> None:
-        good = [i for i, error in enumerate(self.errors) if not error]
-        said = [rows[i]["pred"] for i in good]
-        counts = [[name, said.count(name)] for name in dict.fromkeys([*self.classes, *said])]
-        sections = [_report.section("Predicted classes", _report.table(["class", "images"], counts))]
-        if self.contact_sheet and good:
-            chosen = sorted(good, key=lambda i: -uncertainty[i])[: self.contact_sheet]
-            captions = [f"{self.files[i]}\n{rows[i]['pred']}, uncertainty {uncertainty[i]:.2f}" for i in chosen]
-            path = self.output_dir / "figures" / "least_certain.png"
-            _pictures.save_contact_sheet(path, images=[read_image(self.paths[i]) for i in chosen], captions=captions)
-            sections.append(_report.section("Least certain images", _report.figure(path, "Least certain images first")))
-        if bad:
-            sections.append(_report.section("Files without a prediction", _report.table(["file", "error"], bad)))
-        used = {name: str(value) for name, value in self.settings.items()}
-        sections.append(_report.section("Settings", _report.definition_list(used)))
-        _report.write_report(
-            self.output_dir / "report.html",
-            title="LSANet bundle: predictions",
-            sections=sections,
-            footer="Research software, not a medical device: not for diagnosis.",
-        )
+    def report(self, rows: list[dict[str, Any]], bad: list[tuple[str, str]]) -> None:
+        """The classes, the least certain images, bad files."""
+        sections = [classes_section(rows, self.classes)]
+        if chosen := self.least_certain(self.contact_sheet):
+            images, captions = [read_image(self.paths[i]) for i in chosen], [caption_of(rows[i]) for i in chosen]
+            sections.append(least_certain_section(self.output_dir, images, captions))
+        write_inference_page(self.output_dir, bundle="LSANet", sections=sections, bad=bad, settings=self.settings)
 
 
 def class_activation(network: nn.Module, image: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:

@@ -1,5 +1,6 @@
 """Feature embedding and layer selective attention: beta, a weight per output node and image (equation 6)."""
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -61,7 +62,14 @@ class LayerSelectiveAttention(nn.Module):
         """L feature maps to beta (B x L, rows sum to 1) and the gates it is the softmax of (B x L)."""
         descriptor = self.embed(feature_maps).mean(dim=(3, 4))  # B x L x C
         gate = self.gate(descriptor)
+        # In half precision the rows of beta would not sum to 1.
+        gate = gate.to(torch.promote_types(gate.dtype, torch.float32))
         return torch.softmax(gate / self.temperature, dim=1), gate
+
+
+def largest_ratio(variant: str, temperature: float) -> float | None:
+    """How many times another beta one can be: gates are means of sigmoids, between 0 and 1; None if without bound."""
+    return None if variant == "gated" else math.exp(1 / temperature)
 
 
 def _embedding(channels: int, stride: int, embed_channels: int) -> nn.Sequential:

@@ -23,6 +23,7 @@ class LSANetLoss(nn.Module):
         synergy_weight: mu_pq of equation 8, the same for all pairs.
         stop_gradient: Whether the teacher f_p of each pair is a constant, as in DKS.
         class_weights: K weights of the classes in the cross-entropy, or None.
+        node_names: Names of the L output nodes, shallow to deep, to keep the terms of the nodes too.
 
     Raises:
         ValueError: If the method is unknown or a weight is negative.
@@ -39,6 +40,7 @@ class LSANetLoss(nn.Module):
         synergy_weight: float = 1.0,
         stop_gradient: bool = True,
         class_weights: Sequence[float] | None = None,
+        node_names: Sequence[str] = (),
     ) -> None:
         super().__init__()
         if method not in METHODS:
@@ -51,6 +53,7 @@ class LSANetLoss(nn.Module):
         self.alpha = alpha
         self.synergy_weight = synergy_weight
         self.stop_gradient = stop_gradient
+        self.node_names = tuple(node_names)
         self.terms: dict[str, torch.Tensor] = {}
         self.register_buffer(
             "class_weights",
@@ -64,8 +67,8 @@ class LSANetLoss(nn.Module):
             output: What `LSANet` returns: `logits` B x K, `aux_logits` B x (L-1) x K, `beta` B x L.
             targets: Class indices (B,), or 0/1 (B x K) for multi-label.
 
-        The terms of the last call are in `self.terms`, detached: `branch_loss`, `synergy_loss` and
-        `node_losses` (L, the mean cross-entropy of each node).
+        The terms of the last call are in `self.terms`, detached: `branch_loss` (L_b or its fixed-weight counterpart),
+        `synergy_loss` (L_k) and with `node_names` `ce_C1`, ... (the mean cross-entropy of each).
         """
         logits = output["logits"].unsqueeze(1)
         if "aux_logits" in output:
@@ -79,11 +82,10 @@ class LSANetLoss(nn.Module):
         if self.method in METHODS_WITH_SYNERGY:
             synergy = self.synergy_weight * synergy_loss(logits, self.multi_label, self.stop_gradient)
             total = branch + synergy
-        self.terms = {
-            "branch_loss": branch.detach(),
-            "synergy_loss": synergy.detach(),
-            "node_losses": entropies.detach().mean(dim=0),
-        }
+        self.terms = {"branch_loss": branch.detach(), "synergy_loss": synergy.detach()}
+        if self.node_names:
+            node_losses = entropies.detach().mean(dim=0)
+            self.terms |= {f"ce_{name}": value for name, value in zip(self.node_names, node_losses, strict=True)}
         return total
 
 

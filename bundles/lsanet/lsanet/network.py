@@ -1,11 +1,14 @@
 """The networks that are trained (all output nodes) and those that are shipped (C4 alone, or the ensemble)."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import nn
 
 from label_efficient.networks.backbones import NODES, build_backbone, check_image_size
+from label_efficient.networks.first_weights import WeightParts
+from label_efficient.networks.model_info import network_arguments
 
 from .layer_attention import LayerSelectiveAttention
 
@@ -20,10 +23,10 @@ class LSANet(nn.Module):
     Args:
         method: One of `METHODS`. "baseline": C4 alone. "dsn", "dsn_ks": auxiliary classifiers. "dks":
             auxiliary branches that repeat the remaining stages. "dsn_lsa", "lsanet": with beta.
-        backbone: One of `_backbones.BACKBONES`.
+        backbone: One of `backbones.BACKBONES`.
         num_classes: K.
         image_size: Pixels a side of the images it will be given; only checked.
-        attention: Attention module in the residual blocks, one of `_block_attention.ATTENTIONS`.
+        attention: Attention module in the residual blocks, one of `block_attention.ATTENTIONS`.
         output_nodes: Which of C1..C3 have an auxiliary classifier, and C4.
         lsa: Variant of the layer selective attention, one of `layer_attention.LSA_VARIANTS`.
         lsa_temperature: Softmax temperature of beta.
@@ -32,6 +35,14 @@ class LSANet(nn.Module):
     Raises:
         ValueError: If a name is unknown or the combination makes no sense.
     """
+
+    weight_parts = WeightParts(
+        core="backbone.",
+        classifiers=("backbone.fc.", "backbone.class_layers.out.", "heads."),
+        optional=("lsa.", "tails."),
+        same="backbone and attention (and for the weights of all nodes output_nodes and lsa)",
+        core_alone=True,
+    )
 
     def __init__(
         self,
@@ -94,6 +105,11 @@ class LSANet(nn.Module):
         if self.lsa is not None:
             output["beta"], output["gate"] = self.lsa([feature_maps[node] for node in self.nodes])
         return output
+
+
+def build_network(info: Mapping[str, Any], **changes: Any) -> LSANet:
+    """The network that a description has the arguments of, see `model_info.network_arguments`."""
+    return LSANet(**network_arguments(LSANet, info, changes))
 
 
 def _accept_backbone(network: nn.Module, weights: dict[str, torch.Tensor], prefix: str, *_) -> None:

@@ -7,17 +7,19 @@ from typing import Any
 import numpy as np
 
 from label_efficient.data.image_data import ImageData
-from label_efficient.report import page as _report
+from label_efficient.report.bundle_page import write_bundle_page
 from label_efficient.report.classifier_sections import (
+    ClassifiedImages,
     calibration_section,
+    class_section,
     data_section,
-    figures_table,
+    figures_section,
     hardest_section,
-    test_section,
+    training_section,
 )
 from label_efficient.settings import Settings
 
-from . import training_figures
+from .training_figures import draw_training
 
 
 def write_run_report(
@@ -29,9 +31,7 @@ def write_run_report(
     probabilities: np.ndarray,
     raw_probabilities: np.ndarray,
     uncertainty: np.ndarray,
-    history: list[dict[str, float]],
-    node_names: Sequence[str],
-    max_beta_ratio: float | None,
+    history: Sequence[Mapping[str, float]],
     picture: Callable[[int], np.ndarray],
 ) -> None:
     """Draw the figures of a run and write its report, one page with everything in it.
@@ -45,39 +45,29 @@ def write_run_report(
         raw_probabilities: Before.
         uncertainty: Of the test images, (N,).
         history: Rows of `history.csv`; empty if only evaluated.
-        node_names: Output nodes of the trained network.
-        max_beta_ratio: Largest ratio of two betas that can be reached, or None.
         picture: Gives a test image as stored, by its position.
     """
     folder = output_dir / "figures"
-    targets = data.splits["test"].labels
-    sections = [_report.section("Figures", *figures_table(metrics)), data_section(data)]
-    if history:
-        sections.append(_training_section(folder, history, metrics, node_names, max_beta_ratio))
-    sections.append(test_section(folder, data, metrics, targets, probabilities))
-    sections.append(calibration_section(folder, data, metrics, targets, raw_probabilities, probabilities))
-    sections.append(hardest_section(data, targets, probabilities, uncertainty, picture))
-    sections.append(_report.settings_section(settings, settings.changed, metrics["versions"]))
-    notice = None
-    if data.name == "demo":
-        notice = "Synthetic demo data: these figures say that the software works, and nothing about patients."
-    title = f"LSANet bundle: {settings['method']}, {settings['backbone']}, {data.name}"
-    footer = "Research software, not a medical device: not for diagnosis."
-    _report.write_report(output_dir / "report.html", title=title, sections=sections, notice=notice, footer=footer)
-
-
-def _training_section(
-    folder: Path,
-    history: list[dict[str, float]],
-    metrics: Mapping[str, Any],
-    node_names: Sequence[str],
-    max_beta_ratio: float | None,
-) -> str:
-    path = folder / "history.png"
-    training_figures.save_history(path, history=history, best_epoch=metrics["chosen_epoch"])
-    blocks = [_report.figure(path, "Losses and validation figures by epoch")]
-    if f"train_beta_{node_names[0]}" in history[-1]:
-        path = folder / "beta.png"
-        training_figures.save_beta(path, history=history, nodes=list(node_names), max_ratio=max_beta_ratio)
-        blocks.append(_report.figure(path, "Layer selective attention: mean and spread of beta over the images"))
-    return _report.section("Training", *blocks)
+    shown = ClassifiedImages.of_test(
+        data,
+        probabilities=probabilities,
+        raw_probabilities=raw_probabilities,
+        uncertainty=uncertainty,
+        picture=picture,
+    )
+    training = [training_section(draw_training(folder, history=history, metrics=metrics))] if history else []
+    write_bundle_page(
+        output_dir,
+        title=f"LSANet bundle: {settings['method']}, {settings['backbone']}, {data.name}",
+        sections=[
+            figures_section(metrics),
+            data_section(data),
+            *training,
+            class_section(folder, shown, metrics["test_per_class"], metrics.get("test_confusion")),
+            calibration_section(folder, shown, metrics["temperature"]),
+            hardest_section(shown),
+        ],
+        settings=settings,
+        versions=metrics["versions"],
+        demo=data.name == "demo",
+    )

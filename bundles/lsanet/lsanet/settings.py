@@ -1,138 +1,94 @@
 """The settings of the lsanet bundle: what each may be, and which have an effect with which method."""
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from label_efficient.data.label_files import read_changes_of_consumers
 from label_efficient.networks.backbones import BACKBONES, check_image_size
 from label_efficient.networks.block_attention import ATTENTIONS
-from label_efficient.rules import (
-    DEVICE,
-    FLAG,
-    OPTIONAL_TEXT,
-    TEXT,
-    THREE_NUMBERS,
-    check_values,
-    is_three_numbers,
-    number,
-    one_of,
-    whole,
+from label_efficient.setting_models import (
+    DATA,
+    RUN,
+    TRAINING,
+    ClassifierTraining,
+    InferenceSettings,
+    KeepAspect,
+    setting,
 )
-from label_efficient.settings import Settings, SettingsError, read_settings
+from label_efficient.settings import Settings, read_settings
 
 from .layer_attention import LSA_VARIANTS
 from .network import METHODS, METHODS_WITH_LSA, METHODS_WITH_SYNERGY
 from .transforms import AUGMENTATIONS
 
 LR_SCHEDULES = ("constant", "cosine")
+_WITH_LSA = ("method", METHODS_WITH_LSA)
+_WITH_SYNERGY = ("method", METHODS_WITH_SYNERGY)
 
 
-def _weights(value: Any) -> bool:
-    return value in ("none", "balanced") or (isinstance(value, (list, tuple)) and len(value) > 0)
+class Training(ClassifierTraining):
+    """Settings of `train.json` and its overlays."""
+
+    dataset: str = setting(
+        "`demo`; a 2-D MedMNIST flag (`bloodmnist`, or with its size, `bloodmnist_64`); `datalist`; or the path of a "
+        "MedMNIST-layout `.npz`, of a `.csv` or `.json` list, or of a folder with `images.csv`", DATA, min_length=1,
+    )  # fmt: skip
+    dataset_dir: str | None = setting(
+        "where MedMNIST files lie (else medmnist's own folder); or what the paths of a list are relative to (else the "
+        "list's folder)", DATA, min_length=1,
+    )  # fmt: skip
+    method: str = setting("what is trained: from one classifier to LSANet", options=METHODS)
+    backbone: str = setting("the classifier that all methods build on", options=BACKBONES)
+    attention: str = setting("in the residual blocks", options=ATTENTIONS)
+    output_nodes: Sequence[str] = setting(
+        "which nodes give an output: `\"['C2','C4']\"`", default="all that the method has",
+        expected="C4 and any of C1, C2, C3, as a list",
+    )  # fmt: skip
+    lsa: str = setting("the layer attention (Table 2 of the paper)", options=LSA_VARIANTS, only_with=_WITH_LSA)
+    lsa_temperature: float = setting("the gates are divided by it before the softmax", gt=0, only_with=_WITH_LSA)
+    embed_channels: int = setting("channels of the feature embedding", ge=1, only_with=_WITH_LSA)
+    alpha: float = setting("weight of each auxiliary loss", ge=0, only_with=("method", ("dsn", "dks", "dsn_ks")))
+    synergy_weight: float = setting("mu of the knowledge synergy", ge=0, only_with=_WITH_SYNERGY)
+    synergy_stop_gradient: bool = setting("whether the teacher of each pair is a constant", only_with=_WITH_SYNERGY)
+    keep_nodes: bool = setting("ship all nodes as a beta-weighted ensemble instead of C4 alone")
+    keep_aspect: KeepAspect
+    augment: str = setting(
+        "`light`: mirrored, turned, shifted, scaled, brightness, contrast; `dihedral`: also the eight turns of a "
+        "square",
+        TRAINING, options=AUGMENTATIONS,
+    )  # fmt: skip
+    lr_schedule: str = setting("`cosine`: to 0 at `max_epochs`", TRAINING, options=LR_SCHEDULES)
+    num_workers: int = setting(
+        "threads that read a list's files; processes that do so with `cache` = false", RUN, default="cores, at most 8",
+        ge=0,
+    )  # fmt: skip
+    cache: bool = setting(
+        "read a list's files once and keep them as 8-bit images in memory; false reads them for every batch (and once "
+        "before training, to find the bad ones)", RUN,
+    )  # fmt: skip
+
+    def broken_rules(self, changed: Mapping[str, Any]) -> list[str]:
+        """As in `SettingsModel`."""
+        problems = super().broken_rules(changed)
+        if self.keep_nodes and len(self.output_nodes) < 2:
+            problems.append("keep_nodes=True needs an output node beside C4: choose another method than baseline")
+        try:
+            check_image_size(self.backbone, self.image_size)
+        except ValueError as error:
+            problems.append(str(error))
+        return problems
 
 
-_COMMON = {
-    "dataset_dir": OPTIONAL_TEXT,
-    "datalist": OPTIONAL_TEXT,
-    "output_dir": TEXT,
-    "image_size": whole(1),
-    "batch_size": whole(1),
-    "num_workers": whole(0),
-    "amp": FLAG,
-    "keep_aspect": FLAG,
-    "keep_nodes": FLAG,
-    "mean": THREE_NUMBERS,
-    "std": (lambda v: is_three_numbers(v) and min(v) > 0, "three numbers above 0"),
-    "device": DEVICE,
-    "backbone": one_of(*BACKBONES),
-    "attention": one_of(*ATTENTIONS),
-    "method": one_of(*METHODS),
-    "lsa": one_of(*LSA_VARIANTS),
-    "lsa_temperature": number(0, above=True),
-    "embed_channels": whole(1),
-}
-_TRAINING = {
-    "dataset": TEXT,
-    "label_fraction": number(0, 1, above=True, optional=True),
-    "labels_per_class": whole(1, optional=True),
-    "class_weights": (_weights, "none, balanced or a list of one number per class"),
-    "augment": one_of(*AUGMENTATIONS),
-    "cache": FLAG,
-    "max_epochs": whole(1),
-    "batch_size": whole(2),
-    "learning_rate": number(0, above=True),
-    "lr_schedule": one_of(*LR_SCHEDULES),
-    "weight_decay": number(0),
-    "seed": whole(0),
-    "val_interval": whole(1),
-    "early_stop_patience": whole(0),
-    "pretrained": FLAG,
-    "ckpt_path": OPTIONAL_TEXT,
-    "resume": FLAG,
-    "alpha": number(0),
-    "synergy_weight": number(0),
-    "synergy_stop_gradient": FLAG,
-    "calibrate": FLAG,
-    "target_specificity": (
-        lambda v: number(0, 1, above=True)[0](v) and v < 1,
-        "a number between 0 and 1, both excluded",
-    ),
-}
-_INFERENCE = {"contact_sheet": whole(0), "saliency": FLAG, "ckpt_path": TEXT}
+class Inference(InferenceSettings):
+    """Settings of `inference.json`."""
 
-# Settings that only some methods read: given with another method they would be accepted and ignored.
-_ONLY_WITH = {
-    "lsa": METHODS_WITH_LSA,
-    "lsa_temperature": METHODS_WITH_LSA,
-    "embed_channels": METHODS_WITH_LSA,
-    "synergy_weight": METHODS_WITH_SYNERGY,
-    "synergy_stop_gradient": METHODS_WITH_SYNERGY,
-    "alpha": ("dsn", "dks", "dsn_ks"),
-}
+    saliency: bool = setting("Grad-CAM overlays")
 
 
 def training_settings(bundle_root: str) -> Settings:
-    """Read and check the settings of `train.json` and its overlays.
-
-    Raises:
-        SettingsError: Naming the settings at fault.
-    """
-    settings = read_settings(bundle_root, "train.json")
-    check_values(settings, _COMMON | _TRAINING)
-    problems = [
-        f"{name}={value!r} has no effect with method={settings['method']!r}: it is for {', '.join(_ONLY_WITH[name])}"
-        for name, value in settings.changed.items()
-        if name in _ONLY_WITH and settings["method"] not in _ONLY_WITH[name]
-    ]
-    if settings["label_fraction"] is not None and settings["labels_per_class"] is not None:
-        problems.append("label_fraction and labels_per_class are two ways to say the same: give one")
-    if settings["pretrained"] and settings["ckpt_path"] is not None:
-        problems.append("pretrained and ckpt_path are two kinds of first weights: give one")
-    if settings["dataset"] == "demo" and settings["dataset_dir"] is not None:
-        problems.append("dataset_dir has no effect with dataset='demo': give dataset too")
-    if settings["keep_nodes"] and len(settings["output_nodes"]) < 2:
-        problems.append("keep_nodes=True needs an output node beside C4: choose another method than baseline")
-    if settings["val_interval"] > settings["max_epochs"]:
-        problems.append(
-            f"val_interval={settings['val_interval']} is more than max_epochs={settings['max_epochs']}: no "
-            "epoch would be validated, and none chosen"
-        )
-    try:
-        check_image_size(settings["backbone"], settings["image_size"])
-    except ValueError as error:
-        problems.append(str(error))
-    if problems:
-        raise SettingsError("; ".join(problems))
-    read_changes_of_consumers(settings)
-    return settings
+    """Read and check the settings of `train.json` and its overlays."""
+    return read_settings(bundle_root, "train.json", Training)
 
 
 def inference_settings(bundle_root: str) -> Settings:
-    """Read and check the settings of `inference.json`.
-
-    Raises:
-        SettingsError: Naming the settings at fault.
-    """
-    settings = read_settings(bundle_root, "inference.json")
-    rules = {k: v for k, v in (_COMMON | _INFERENCE).items() if k in settings}
-    check_values(settings, rules)
-    return settings
+    """Read and check the settings of `inference.json`."""
+    return read_settings(bundle_root, "inference.json", Inference)

@@ -4,51 +4,32 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch
-from ignite.engine import Engine, Events
-from monai.engines import SupervisedEvaluator
-from monai.inferers import SimpleInferer
 from torch import nn
 
+from label_efficient.data.class_lists import MULTI_LABEL
+from label_efficient.engine.autocast import AutocastInferer
+from label_efficient.evaluation.outputs import collect_outputs
 from label_efficient.evaluation.predictions import normalised_entropy
 from label_efficient.networks.backbones import build_backbone, check_image_size
+from label_efficient.networks.model_info import network_arguments
 
-from .network import NodeEnsemble, ensemble
+from .network import LSANet, NodeEnsemble, ensemble
 
 
-def build_shipped(
-    *,
-    backbone: str,
-    num_classes: int,
-    image_size: int,
-    attention: str = "none",
-    keep_nodes: bool = False,
-    multi_label: bool = False,
-    **ensemble_options: Any,
-) -> nn.Module:
+def build_shipped(info: Mapping[str, Any], **changes: Any) -> nn.Module:
     """The network that `model.pt` has the weights of: image B x 3 x H x W to logits B x K.
 
     The backbone with its classifier C4, as fast as a plain one; with `keep_nodes` the ensemble of all nodes.
 
     Args:
-        backbone: One of `_backbones.BACKBONES`.
-        num_classes: K.
-        image_size: Pixels a side; only checked.
-        attention: Attention module in the residual blocks.
-        keep_nodes: Whether all output nodes are kept.
-        multi_label: Whether the K outputs are independent.
-        ensemble_options: The other arguments of `network.LSANet`, which only the ensemble needs.
+        info: Content of `model.json`: `task`, `classes`, `keep_nodes` and the arguments of `network.LSANet`.
+        changes: Arguments of `network.LSANet` that override it.
     """
-    if keep_nodes:
-        return NodeEnsemble(
-            backbone=backbone,
-            num_classes=num_classes,
-            image_size=image_size,
-            attention=attention,
-            multi_label=multi_label,
-            **ensemble_options,
-        )
-    check_image_size(backbone, image_size)
-    return build_backbone(backbone, num_classes, attention=attention)
+    arguments = network_arguments(LSANet, info, changes)
+    if info["keep_nodes"]:
+        return NodeEnsemble(multi_label=info["task"] == MULTI_LABEL, **arguments)
+    check_image_size(arguments["backbone"], arguments["image_size"])
+    return build_backbone(arguments["backbone"], arguments["num_classes"], attention=arguments["attention"])
 
 
 def shipped_weights(training_weights: Mapping[str, torch.Tensor], keep_nodes: bool) -> dict[str, torch.Tensor]:
@@ -59,11 +40,11 @@ def shipped_weights(training_weights: Mapping[str, torch.Tensor], keep_nodes: bo
     return {k[len(prefix) :]: v for k, v in training_weights.items() if k.startswith(prefix)}
 
 
-class NodeInferer(SimpleInferer):
-    """Runs a shipped network; of a `NodeEnsemble` it keeps the nodes' disagreement on the batch."""
+class NodeInferer(AutocastInferer):
+    """Runs a shipped network, in half precision if asked for; of a `NodeEnsemble` it keeps the nodes' disagreement."""
 
-    def __init__(self) -> None:
-        super().__init__()
+    def __init__(self, *, amp: bool | str = False) -> None:
+        super().__init__(amp=amp)
         self.disagreement: torch.Tensor | None = None
 
     def __call__(
@@ -73,7 +54,7 @@ class NodeInferer(SimpleInferer):
         if not isinstance(network, NodeEnsemble):
             self.disagreement = None
             return super().__call__(inputs, network, *args, **kwargs)
-        probabilities, weights = network.node_probabilities(inputs)
+        probabilities, weights = super().__call__(inputs, network.node_probabilities)
         self.disagreement = node_disagreement(probabilities, weights, network.multi_label)
         return network.logits_of(ensemble(probabilities, weights))
 
@@ -99,32 +80,19 @@ def predict(
     *,
     prepare_batch: Callable[..., Any],
     device: Any,
-    amp: bool = False,
-) -> tuple[torch.Tensor, torch.Tensor | None]:
+    amp: bool | str = False,
+) -> dict[str, torch.Tensor]:
     """Run a shipped network over a loader.
 
     Returns:
-        Logits, float32 N x K on the CPU, and the nodes' disagreement (N,) if the network keeps its nodes.
+        On the CPU, `logits` (float32 N x K) and, if the network keeps its nodes, their disagreement as `uncertainty`
+        (N,).
     """
-    logits: list[torch.Tensor] = []
-    disagreement: list[torch.Tensor] = []
-    inferer = NodeInferer()
+    inferer = NodeInferer(amp=amp)
 
-    def collect(engine: Engine) -> None:
-        output: Any = engine.state.output
-        logits.append(output["pred"].float().cpu())
-        if inferer.disagreement is not None:
-            disagreement.append(inferer.disagreement.float().cpu())
+    def keep(logits: torch.Tensor) -> dict[str, torch.Tensor]:
+        return {"logits": logits} | ({} if inferer.disagreement is None else {"uncertainty": inferer.disagreement})
 
-    evaluator = SupervisedEvaluator(
-        device=torch.device(device),
-        val_data_loader=loader,
-        network=network.to(device),
-        inferer=inferer,
-        prepare_batch=prepare_batch,
-        decollate=False,
-        amp=amp,
+    return collect_outputs(
+        network.to(device), loader, device=device, inferer=inferer, prepare_batch=prepare_batch, keep=keep
     )
-    evaluator.add_event_handler(Events.ITERATION_COMPLETED, collect)
-    evaluator.run()
-    return torch.cat(logits), torch.cat(disagreement) if disagreement else None

@@ -1,37 +1,47 @@
 """Figures of a training: its history, and the layer selective attention over its epochs."""
 
-from __future__ import annotations
-
-import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 import numpy as np
 
-from label_efficient.report import history_figures as _history_figures
 from label_efficient.report.drawing import MUTED, new_figure, save_figure
-from label_efficient.report.history_figures import History, epoch_axis, legend_below, lines, series
+from label_efficient.report.history_figures import History, epoch_axis, legend_below, lines, save_history, series
 
-if TYPE_CHECKING:
-    pass
+from .layer_attention import largest_ratio
 
-
-_LOSSES = {
+LOSSES = {
     "train_loss": "training, total",
     "train_branch_loss": "training, branches",
     "train_synergy_loss": "training, synergy",
     "val_loss": "validation",
 }
-_METRICS = {"val_auc": "AUC", "val_acc": "accuracy"}
+METRICS = {"val_auc": "AUC", "val_acc": "accuracy"}
 
 
-def save_history(path: Path, *, history: History, best_epoch: int | None = None) -> None:
-    """Losses of LSANet, validation metrics and learning rate, see `_history_figures.save_history`."""
-    _history_figures.save_history(path, history=history, losses=_LOSSES, metrics=_METRICS, best_epoch=best_epoch)
+def draw_training(folder: Path, *, history: History, metrics: Mapping[str, Any]) -> dict[Path, str]:
+    """Draw what there is of a training; returns the files and their captions.
+
+    Args:
+        folder: Where to draw.
+        history: Rows of `history.csv`.
+        metrics: Content of `metrics.json`.
+    """
+    path, settings = folder / "history.png", metrics["settings"]
+    save_history(path, history=history, losses=LOSSES, metrics=METRICS, best_epoch=metrics["chosen_epoch"])
+    drawn = {path: "Losses and validation figures by epoch"}
+    # `handlers.LSAWeights` writes beta_<node>, beta_<node>_std and gate_<node> of every node, shallow to deep.
+    nodes = [name.removeprefix("train_gate_") for name in history[-1] if name.startswith("train_gate_")]
+    if nodes:
+        path = folder / "beta.png"
+        max_ratio = largest_ratio(settings["lsa"], settings["lsa_temperature"])
+        save_beta(path, history=history, nodes=nodes, max_ratio=max_ratio)
+        drawn[path] = "Layer selective attention: mean and spread of beta over the images"
+    return drawn
 
 
-def save_beta(path: Path, *, history: History, nodes: Sequence[str], max_ratio: float | None = math.e) -> None:
+def save_beta(path: Path, *, history: History, nodes: Sequence[str], max_ratio: float | None) -> None:
     """Layer weights over the epochs: mean over images, band of one standard deviation.
 
     Args:

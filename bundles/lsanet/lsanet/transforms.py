@@ -1,15 +1,13 @@
 """From files to the network's input: the same pixels in training, evaluation and inference.
 
-Deterministic: `_picture_transforms.load_image` (file to uint8), `Preprocess` (uint8 to the normalised, resized
+Deterministic: `picture_transforms.load_image` (file to uint8), `Preprocess` (uint8 to the normalised, resized
 tensor). Random: `Augment`, in training only. The last two work on whole batches, on whatever device the batch is.
 """
 
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from monai.config import KeysCollection
-from monai.transforms import MapTransform
 from torch.nn import functional as F
 
 AUGMENTATIONS = ("none", "light", "dihedral")
@@ -134,18 +132,3 @@ class PrepareBatch:
         # Twice as fast on CPUs, and what tensor cores want.
         image = image.contiguous(memory_format=torch.channels_last)
         return image, None if label is None else label.to(device=device, non_blocking=non_blocking)
-
-
-class Preprocessd(MapTransform):
-    """Dictionary version of `Preprocess`, for one image."""
-
-    def __init__(self, keys: KeysCollection, preprocess: Preprocess) -> None:
-        super().__init__(keys)
-        self.preprocess = preprocess
-
-    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-        """Preprocess the images under the keys."""
-        processed = dict(data)
-        for key in self.key_iterator(processed):
-            processed[key] = self.preprocess(processed[key])
-        return processed

@@ -9,14 +9,15 @@ from typing import Any
 
 import numpy as np
 
+from label_efficient.data.image_data import class_weights
 from label_efficient.data.image_files import UnreadableError
-from label_efficient.data.label_files import handed_over
+from label_efficient.data.list_checks import Entry
+from label_efficient.data.mask_lists import SECTIONS, read_datalist
 from label_efficient.files import read_json
+from label_efficient.monai_bridge import handed_over
 from label_efficient.settings import SettingsError
 
 from .budget import apply_budgets, reuse_labelled_images
-from .datalist_entries import SECTIONS, Entry
-from .datalists import read_datalist
 from .demo_data import DEMO_CLASSES, make_demo_images
 from .losses import UNKNOWN
 from .network import METHODS
@@ -36,7 +37,7 @@ class ChestData:
     Attributes:
         name: For tables and folder names.
         classes: Names of the classes, in the order of the network's outputs; empty without any.
-        splits: `datalist_entries.SECTIONS` to their parts.
+        splits: `mask_lists.SECTIONS` to their parts.
         streams: For each stream of training (`streams.STREAMS`) the section and the positions in it.
         source: Where the data come from, for people.
         notes: Remarks for people.
@@ -81,24 +82,9 @@ class ChestData:
         return digest.hexdigest()
 
     def class_weights(self, setting: str | Sequence[float]) -> list[float] | None:
-        """Weights of the classes in the cross-entropy: None, inverse frequency with mean 1 over images, or given.
-
-        Raises:
-            SettingsError: If a list has another length or a weight that is not positive.
-        """
-        if setting == "none" or not self.classes:
-            return None
-        if setting == "balanced":
-            labels = self.splits["train"].labels[self.splits["train"].labelled]
-            found = np.bincount(labels, minlength=len(self.classes))
-            return [float(len(labels) / (len(self.classes) * n)) for n in found]
-        weights = [float(w) for w in setting]
-        if len(weights) != len(self.classes) or not all(0 < w < np.inf for w in weights):
-            raise SettingsError(
-                f"class_weights={setting}: expected none, balanced or {len(self.classes)} numbers above 0, for "
-                f"{', '.join(self.classes)}"
-            )
-        return weights
+        """Weights of the classes in the cross-entropy, see `image_data.class_weights`; None without classes."""
+        train = self.splits["train"]
+        return class_weights(setting, self.classes, train.labels[train.labelled]) if self.classes else None
 
 
 def load_data(

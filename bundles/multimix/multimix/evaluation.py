@@ -1,34 +1,28 @@
 """Final figures of a run: both tasks on validation, test and other hospitals; predictions, masks and the report."""
 
 import logging
-import os
-from collections.abc import Iterator, Mapping
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import torch
+from torch.utils.data import BatchSampler
 
-from label_efficient.engine.distributed import rank_and_size
-from label_efficient.engine.history import read_history
-from label_efficient.engine.log import table
-from label_efficient.engine.output_dir import check_output_dir
-from label_efficient.evaluation.calibration import fit_temperature, read_temperature, write_calibration
-from label_efficient.evaluation.metrics import BINARY, confusion, per_class, summary
-from label_efficient.evaluation.predictions import normalised_entropy, prediction_rows
-from label_efficient.files import read_json, versions, write_csv, write_json
-from label_efficient.networks.weights import check_model_info, load_weights
-from label_efficient.settings import Settings
+from label_efficient.data.mask_files import read_mask
+from label_efficient.engine.autocast import AutocastInferer
+from label_efficient.evaluation.metrics import BINARY
+from label_efficient.evaluation.predictions import prediction_rows
+from label_efficient.evaluation.run_evaluation import RunEvaluation, show_table, side_by_side
 
 from .data import ChestData, Part
 from .losses import UNKNOWN
-from .mask_files import read_mask
 from .mask_metrics import mask_scores, summarise
 from .mask_output import read_grid
-from .outcomes import Outcome, all_probabilities, class_probabilities, mask_uncertainty, write_masks
+from .outcomes import ChestOutcome, write_masks
+from .predictions import mask_uncertainty
 from .run_report import write_run_report
 from .shipped import ShippedMultiMix, split_output
-from .streams import InOrder, PartSet
+from .streams import PartSet
 from .transforms import Preprocess, to_input
 
 logger = logging.getLogger(__name__)
@@ -38,128 +32,57 @@ SHOWN_MASK = ("dice", "jaccard", "ssim", "average_hausdorff", "hd95", "precision
 METRICS_KEYS = {"val": "validation", "test": "test", "cross_domain": "cross_domain"}  # in metrics.json
 
 
-class Evaluation:
-    """Evaluates the weights of a run and writes what a run leaves.
+class Evaluation(RunEvaluation[ChestOutcome]):
+    """Evaluates the weights of a run on validation, test and other hospitals, as far as there are any.
 
-    Writes `metrics.json`, `predictions.csv` (test and other hospitals), `figures/`, `report.html`, and with
-    `write_masks` the predicted masks, to `output_dir`.
+    Beside what every run leaves it writes, with `write_masks`, the predicted masks.
 
     Args:
         data: The data set.
-        data_sha256: Its fingerprint.
-        network: A `ShippedMultiMix`; gets the weights at `ckpt_path`.
-        ckpt_path: Its weights, with a `.json` of the same name beside them.
-        ckpt_dir: Where `calibration.json` goes.
         preprocess: As in training; brings masks back to the size of the pictures.
-        output_dir: Folder of the run.
-        settings: Of the run.
-        device: Where to compute.
-        amp: Whether to use half precision.
-        calibrate: Whether to fit a temperature on validation and use it for all class probabilities. If not, that of
-            the weights is used, if they have one.
         write_masks: Whether to write the predicted masks of test and other hospitals to `masks/`.
+        kwargs: As of `RunEvaluation`; the network a `ShippedMultiMix`.
     """
 
-    def __init__(
-        self,
-        *,
-        data: ChestData,
-        data_sha256: str,
-        network: ShippedMultiMix,
-        ckpt_path: str,
-        ckpt_dir: str,
-        preprocess: Preprocess,
-        output_dir: str,
-        settings: Settings,
-        device: str | torch.device = "cpu",
-        amp: bool = False,
-        calibrate: bool = False,
-        write_masks: bool = False,
-    ) -> None:
-        self.data = data
-        self.data_sha256 = data_sha256
-        self.network = network
-        self.ckpt_path = Path(ckpt_path)
-        self.calibration_path = Path(ckpt_dir) / "calibration.json"
+    data: ChestData
+    network: ShippedMultiMix
+
+    def __init__(self, *, data: ChestData, preprocess: Preprocess, write_masks: bool = False, **kwargs: Any) -> None:
+        super().__init__(data=data, task=BINARY if len(data.classes) == 2 else "multi-class", **kwargs)
         self.preprocess = preprocess
-        self.output_dir = Path(output_dir)
-        self.settings = settings
-        self.device = torch.device(device)
-        self.amp = amp
-        self.calibrate = calibrate
         self.write_masks = write_masks
-        self.task = BINARY if len(data.classes) == 2 else "multi-class"
 
-    def run(self) -> dict[str, Any] | None:
-        """Evaluate and write; returns the content of `metrics.json` (None on the other ranks of a distributed run)."""
-        if rank_and_size()[0] != 0:
-            return None
-        check_output_dir(self.output_dir)
-        expected = {"bundle": "multimix", "classes": self.data.classes}
-        expected |= {name: self.settings[name] for name in ("method", "image_size", "keep_aspect")}
-        check_model_info(self.ckpt_path, expected)
-        load_weights(self.network, self.ckpt_path)
-        self.network.to(self.device).eval()
-        parts = {name: self.data.splits[name] for name in METRICS_KEYS if len(self.data.splits[name])}
-        outcomes = {name: self._outcome(part) for name, part in parts.items()}
-        temperature = self._temperature(outcomes["val"], parts["val"])
-        metrics = self._metrics(parts, outcomes, temperature)
-        write_json(self.output_dir / "metrics.json", metrics)
-        rows = [
-            row for name in parts if name != "val" for row in self._rows(name, parts[name], outcomes[name], temperature)
-        ]
-        if rows:
-            write_csv(self.output_dir / "predictions.csv", rows)
-        if self.write_masks:
-            write_masks(
-                self.output_dir / "masks",
-                {name: parts[name] for name in parts if name != "val"},
-                outcomes,
-                self.preprocess,
-                self.settings["num_workers"],
-            )
-        history_path = self.output_dir / "history.csv"
-        write_run_report(
-            self.output_dir,
-            data=self.data,
-            settings=self.settings,
-            metrics=metrics,
-            parts=parts,
-            outcomes=outcomes,
-            probabilities=all_probabilities(outcomes, temperature),
-            raw_probabilities=all_probabilities(outcomes, 1.0),
-            network=self.network,
-            device=self.device,
-            history=read_history(history_path) if history_path.is_file() else [],
-        )
-        self._show(metrics)
-        return metrics
+    def expected_info(self) -> dict[str, Any]:
+        """The bundle, the method, size and shape of the images."""
+        return {"bundle": "multimix"} | {n: self.settings[n] for n in ("method", "image_size", "keep_aspect")}
 
-    def _outcome(self, part: Part) -> Outcome:
+    def sections(self) -> list[str]:
+        """Validation, test and other hospitals, without the empty ones."""
+        return [name for name in METRICS_KEYS if len(self.data.splits[name])]
+
+    def outcome(self, section: str) -> ChestOutcome:
+        """What the network says of a section, and the figures of its masks."""
+        part = self.data.splits[section]
         logits: list[torch.Tensor] = []
         masks: list[torch.Tensor] = []
-        outcome = Outcome(None, None)
-        for positions, image in self._batches(part):
-            with torch.no_grad(), torch.autocast(self.device.type, enabled=self.amp):
-                pred = self.network(image)
-            if not torch.isfinite(pred).all():
-                raise ValueError(f"{self.ckpt_path}: the network's outputs are not finite; training diverged")
-            mask_logits, class_logits = split_output(pred.float().cpu(), self.settings["method"])
+        dataset, inferer = PartSet(part), AutocastInferer(amp=self.amp)
+        for positions in BatchSampler(range(len(part)), 4 * self.settings["batch_size"], drop_last=False):
+            image = to_input(dataset[positions]["image"], self.device)
+            with torch.no_grad():
+                pred = inferer(image, self.network)
+            self.check_finite(pred, section)
+            mask_logits, class_logits = split_output(pred.cpu(), self.settings["method"])
             if class_logits is not None:
                 logits.append(class_logits.clone())
             if mask_logits is not None:
                 masks.append(torch.sigmoid(mask_logits[:, 0]))
-                for index, position in enumerate(positions):
-                    if part.mask_rows[position] >= 0:
-                        outcome.mask_rows[position] = self._mask_figures(part, position, masks[-1][index])
-        outcome.logits = torch.cat(logits) if logits else None
-        outcome.masks = torch.cat(masks) if masks else None
+        outcome = ChestOutcome(torch.cat(logits) if logits else None, part.labels)
+        if masks:
+            outcome.masks = torch.cat(masks)
+            outcome.mask_rows = {i: self._mask_figures(part, i, outcome.masks[i]) for i in part.masked.tolist()}
+            if not logits:
+                outcome.uncertainty = mask_uncertainty(outcome.masks).numpy()
         return outcome
-
-    def _batches(self, part: Part) -> Iterator[tuple[list[int], torch.Tensor]]:
-        dataset = PartSet(part)
-        for positions in InOrder(len(part), 4 * self.settings["batch_size"]):
-            yield positions, to_input(dataset[positions]["image"], self.device)
 
     def _mask_figures(self, part: Part, position: int, probabilities: torch.Tensor) -> dict[str, float]:
         """Figures of one image at the size of its reference mask, as stored on disk."""
@@ -172,130 +95,97 @@ class Evaluation:
         spacing = entry.spacing or (read_grid(entry.image).spacing if entry.image.is_file() else None)
         return mask_scores((probabilities > 0.5).numpy(), reference, spacing)
 
-    def _temperature(self, outcome: Outcome, part: Part) -> float:
-        if outcome.logits is None:
-            return 1.0
-        if not self.calibrate:
-            # Weights that were calibrated before are evaluated as inference uses them.
-            return read_temperature(self.ckpt_path)
-        logits, targets = outcome.logits[part.labelled], part.labels[part.labelled]
-        temperature = fit_temperature(logits, targets)
-        before, after = (self._class_summary(logits, targets, t) for t in (1.0, temperature))
-        write_calibration(
-            self.calibration_path,
-            temperature,
-            fitted_on="validation",
-            n=len(targets),
-            nll_before=before["nll"],
-            nll_after=after["nll"],
-            ece_before=before["ece"],
-            ece_after=after["ece"],
-        )
-        return temperature
+    def about(self) -> tuple[dict[str, Any], dict[str, Any]]:
+        """The method, and the lengths of the streams of training."""
+        streams = {name: len(positions) for name, (_, positions) in self.data.streams.items()}
+        return {"method": self.settings["method"]}, {"streams": streams}
 
-    def _class_summary(self, logits: torch.Tensor, targets: np.ndarray, temperature: float) -> dict[str, float]:
-        return summary(targets, class_probabilities(logits, temperature), self.task, self.data.classes)
-
-    def _metrics(
-        self, parts: Mapping[str, Part], outcomes: Mapping[str, Outcome], temperature: float
-    ) -> dict[str, Any]:
-        info = read_json(self.ckpt_path.with_suffix(".json"), "the description of the weights")
-        metrics: dict[str, Any] = {
-            "dataset": self.data.name,
-            "method": self.settings["method"],
-            "chosen_epoch": info.get("best_epoch"),
-            "temperature": temperature,
-        }
-        for name, part in parts.items():
-            everything = np.arange(len(part))
-            section = self._section(part, outcomes[name], everything, temperature)
-            sources = sorted({entry.source for entry in part.entries} - {""})
+    def figures(self, outcomes: Mapping[str, ChestOutcome]) -> dict[str, Any]:
+        """Both tasks of every section, and of each of its sources if there are several."""
+        figures: dict[str, Any] = {"temperature": self.temperature}
+        for name, outcome in outcomes.items():
+            found = np.array([entry.source for entry in self.data.splits[name].entries])
+            figures[METRICS_KEYS[name]] = section = self._section(outcome, np.arange(len(found)))
+            sources = sorted(set(found.tolist()) - {""})
             if len(sources) > 1:
-                section["by_source"] = {
-                    source: self._section(
-                        part, outcomes[name], np.flatnonzero([e.source == source for e in part.entries]), temperature
-                    )
-                    for source in sources
-                }
-            metrics[METRICS_KEYS[name]] = section
-        return metrics | {
-            "seed": self.settings["seed"],
-            "settings": self.settings,
-            "versions": versions(),
-            "data": {
-                "source": self.data.source,
-                "sha256": self.data_sha256,
-                "classes": self.data.classes,
-                "counts": self.data.counts(),
-                "streams": {name: len(positions) for name, (_, positions) in self.data.streams.items()},
-            },
-            "weights_sha256": info.get("sha256"),
-        }
+                section["by_source"] = {s: self._section(outcome, np.flatnonzero(found == s)) for s in sources}
+        return figures
 
-    def _section(self, part: Part, outcome: Outcome, members: np.ndarray, temperature: float) -> dict[str, Any]:
+    def _section(self, outcome: ChestOutcome, members: np.ndarray) -> dict[str, Any]:
         section: dict[str, Any] = {}
-        labelled = np.intersect1d(part.labelled, members)
+        labelled = np.intersect1d(outcome.known, members)
         if outcome.logits is not None and len(labelled):
-            logits, targets = outcome.logits[labelled], part.labels[labelled]
-            probabilities = class_probabilities(logits, temperature)
-            section["classification"] = self._class_summary(logits, targets, temperature) | {
-                "per_class": per_class(targets, probabilities, self.task, self.data.classes),
-                "confusion": confusion(targets, probabilities, self.task, len(self.data.classes)).tolist(),
-            }
+            section["classification"] = self.summary(outcome, labelled) | self.by_class(outcome, labelled)
         rows = [outcome.mask_rows[i] for i in members.tolist() if i in outcome.mask_rows]
         if rows:
             section["segmentation"] = summarise(rows)
         return section
 
-    def _rows(self, name: str, part: Part, outcome: Outcome, temperature: float) -> list[dict[str, Any]]:
-        """Rows of `predictions.csv`: what is known of each image, what was predicted, the figures of its mask."""
-        files = [entry.file for entry in part.entries]
-        if outcome.logits is not None:
-            probabilities = class_probabilities(outcome.logits, temperature)
-            uncertainty = normalised_entropy(torch.from_numpy(probabilities)).numpy()
-            rows = prediction_rows(
-                files=files, classes=self.data.classes, probabilities=probabilities, uncertainty=uncertainty
+    def rows(self, outcomes: Mapping[str, ChestOutcome]) -> list[dict[str, Any]]:
+        """What is known of each image but those of validation, what was predicted, the figures of its mask."""
+        rows = []
+        for name in self._beside_validation(outcomes):
+            part, outcome = self.data.splits[name], outcomes[name]
+            predicted = prediction_rows(
+                files=[entry.file for entry in part.entries],
+                classes=self.data.classes,
+                probabilities=None if outcome.logits is None else outcome.probabilities,
+                uncertainty=outcome.uncertainty,
             )
-        else:
-            assert outcome.masks is not None
-            uncertainty = mask_uncertainty(outcome.masks)
-            rows = [
-                {"file": f, "uncertainty": f"{u:.6f}", "error": ""} for f, u in zip(files, uncertainty, strict=True)
-            ]
-        complete = []
-        for index, (row, entry) in enumerate(zip(rows, part.entries, strict=True)):
-            label = part.labels[index]
-            known = {
-                "file": row.pop("file"),
-                "section": name,
-                "source": entry.source,
-                "label": "" if label == UNKNOWN else self.data.classes[label],
-            }
-            figures = {key: f"{value:.6g}" for key, value in outcome.mask_rows.get(index, {}).items()}
-            complete.append({**known, **row, **figures})
-        return complete
+            for index, (row, entry) in enumerate(zip(predicted, part.entries, strict=True)):
+                label = part.labels[index]
+                known = {
+                    "file": row.pop("file"),
+                    "section": name,
+                    "source": entry.source,
+                    "label": "" if label == UNKNOWN else self.data.classes[label],
+                }
+                figures = {key: f"{value:.6g}" for key, value in outcome.mask_rows.get(index, {}).items()}
+                rows.append({**known, **row, **figures})
+        return rows
 
-    def _show(self, metrics: Mapping[str, Any]) -> None:
+    def _beside_validation(self, outcomes: Mapping[str, ChestOutcome]) -> list[str]:
+        return [name for name in outcomes if name != "val"]
+
+    def report(
+        self, metrics: Mapping[str, Any], raw: Mapping[str, ChestOutcome], outcomes: Mapping[str, ChestOutcome]
+    ) -> None:
+        """Write the masks if asked for, draw the figures and write the report."""
+        parts = {name: self.data.splits[name] for name in outcomes}
+        if self.write_masks:
+            write_masks(
+                self.output_dir / "masks",
+                {name: parts[name] for name in self._beside_validation(outcomes)},
+                outcomes,
+                self.preprocess,
+                self.settings["num_workers"],
+            )
+        before, after = (
+            {name: outcome.probabilities for name, outcome in found.items() if outcome.logits is not None}
+            for found in (raw, outcomes)
+        )
+        write_run_report(
+            self.output_dir,
+            data=self.data,
+            settings=self.settings,
+            metrics=metrics,
+            parts=parts,
+            outcomes=outcomes,
+            probabilities=after,
+            raw_probabilities=before,
+            network=self.network,
+            device=self.device,
+            history=self.history(),
+        )
+
+    def show(self, metrics: Mapping[str, Any]) -> None:
+        """A table a task, the sections side by side."""
         columns = {key: metrics[key] for key in METRICS_KEYS.values() if key in metrics}
-        write = lambda v: f"{v:.4f}" if isinstance(v, float) else str(v)  # noqa: E731
         for task, names in (("classification", SHOWN_CLASS), ("segmentation", SHOWN_MASK)):
-            found = {n: c[task] for n, c in columns.items() if task in c}
-            rows = [
-                {"figure": name, **{column: values.get(name, "") for column, values in found.items()}}
-                for name in names
-                if any(name in values for values in found.values())
-            ]
-            if rows:
-                chosen = metrics["chosen_epoch"]
-                logger.info("%s, epoch %s, chosen on validation:\n%s", task, chosen, table(rows, write))
+            found = {name: column[task] for name, column in columns.items() if task in column}
+            title = f"{task}, epoch {metrics['chosen_epoch']}, chosen on validation"
+            show_table(title, side_by_side(names, found))
         for name, column in columns.items():
             empty = column.get("segmentation", {}).get("num_empty_predictions", 0)
             if empty:
                 logger.warning("%s: no lung was found in %d images", name, empty)
-        logger.info("report, figures, predictions and weights: %s", self.output_dir)
-        logger.info(
-            "next, on a folder of your images: python -m monai.bundle run --config_file %s --ckpt_path %s "
-            "--dataset_dir FOLDER",
-            os.path.relpath(Path(self.settings.bundle_root, "configs", "inference.json")),
-            self.ckpt_path,
-        )

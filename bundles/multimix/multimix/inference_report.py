@@ -9,9 +9,13 @@ import numpy as np
 from PIL import Image
 
 from label_efficient.data.images import read_image
-from label_efficient.files import versions
-from label_efficient.report import page as _report
-from label_efficient.report import pictures as _pictures
+from label_efficient.report.inference_sections import (
+    caption_of,
+    classes_section,
+    least_certain_section,
+    write_inference_page,
+)
+from label_efficient.report.page import Section, section, table
 from label_efficient.settings import Settings
 
 from .mask_output import outline
@@ -47,40 +51,27 @@ def write_inference_report(
         bad: Files without a prediction, and why.
         settings: Of the run.
     """
+    sections = [classes_section(rows, classes)] if classes else []
     good = [row for row in rows if not row["error"]]
-    sections: list[str] = []
-    if classes:
-        said = Counter(row["pred"] for row in good)
-        counts = [[name, said[name]] for name in classes]
-        sections.append(_report.section("Predicted classes", _report.table(["class", "images"], counts)))
     if good and "split" in good[0]:
-        areas = sorted(float(row["lung_area_px"]) for row in good)
-        told_apart = Counter(row["split"] for row in good)
-        table = _report.table(["how the two lungs were told apart", "images"], [list(t) for t in told_apart.items()])
-        found = f"Median area of the lungs: {np.median(areas):.0f} pixels of the original images."
-        missing = [_report.table(["no lung was found in"], [[file] for file in empty])] if empty else []
-        sections.append(_report.section("Lungs", found, table, *missing))
+        sections.append(_lungs_section(good, empty))
     if least_certain:
-        path = output_dir / "figures" / "least_certain.png"
-        captions = [_caption(row) for row, _, _ in least_certain]
         images = [_picture(file, preview) for _, file, preview in least_certain]
-        _pictures.save_contact_sheet(path, images=images, captions=captions)
-        sections.append(_report.section("Least certain images", _report.figure(path, "Least certain images first")))
-    if bad:
-        sections.append(_report.section("Files without a prediction", _report.table(["file", "error"], bad)))
-    sections.append(_report.settings_section(settings, settings.changed, versions()))
-    _report.write_report(
-        output_dir / "report.html",
-        title="MultiMix bundle: predictions",
-        sections=sections,
-        footer="Research software, not a medical device: not for diagnosis.",
-    )
+        sections.append(least_certain_section(output_dir, images, [_caption(row) for row, _, _ in least_certain]))
+    write_inference_page(output_dir, bundle="MultiMix", sections=sections, bad=bad, settings=settings)
+
+
+def _lungs_section(rows: Sequence[Mapping[str, Any]], empty: Sequence[str]) -> Section:
+    areas = sorted(float(row["lung_area_px"]) for row in rows)
+    told_apart = Counter(row["split"] for row in rows)
+    found = f"Median area of the lungs: {np.median(areas):.0f} pixels of the original images."
+    counts = table(["how the two lungs were told apart", "images"], list(told_apart.items()))
+    missing = [table(["no lung was found in"], [[file] for file in empty])] if empty else []
+    return section("Lungs", found, counts, *missing)
 
 
 def _caption(row: Mapping[str, Any]) -> str:
-    said = f"{row['pred']}, " if "pred" in row else ""
-    nothing = "\nno lung was found" if row.get("split") == "none" else ""
-    return f"{row['file']}\n{said}uncertainty {float(row['uncertainty']):.2f}{nothing}"
+    return caption_of(row) + ("\nno lung was found" if row.get("split") == "none" else "")
 
 
 def _picture(file: str, preview: np.ndarray | None) -> np.ndarray:

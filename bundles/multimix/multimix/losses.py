@@ -50,6 +50,7 @@ class MultiMixLoss(nn.Module):
         self.kl_detach_labelled = kl_detach_labelled
         self.dice_loss = DiceLoss(sigmoid=True, smooth_nr=1.0, smooth_dr=1.0)
         self.terms: dict[str, torch.Tensor] = {}
+        self.ratios = {"pseudo_label_accuracy": ("pseudo_label_correct", "pseudo_label_known")}
         self.register_buffer(
             "class_weights", None if class_weights is None else torch.as_tensor(class_weights, dtype=torch.float32)
         )
@@ -64,7 +65,7 @@ class MultiMixLoss(nn.Module):
 
         The terms of the last call are in `self.terms`, detached and not weighted: `class_loss`, `pseudo_label_loss`,
         `mask_loss`, `kl_loss`; and of the pseudo-labels `pseudo_label_share` (of the images, above the threshold),
-        `pseudo_label_known` and `pseudo_label_correct` (counts, of those with a known class).
+        `pseudo_label_known` and `pseudo_label_correct` (counts, of those with a known class; `ratios` says of what).
         """
         terms: dict[str, torch.Tensor] = {}
         total: list[torch.Tensor] = []

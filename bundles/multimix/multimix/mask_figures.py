@@ -1,4 +1,4 @@
-"""Figures of lung masks, saliency maps and pseudo-labels. Every function writes one PNG."""
+"""Figures of lung masks and saliency maps. Every function writes one PNG."""
 
 from __future__ import annotations
 
@@ -8,12 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from label_efficient.report.drawing import COLOURS, INK, LINES, MUTED, add_grid, new_figure, save_figure, wrap_text
-from label_efficient.report.history_figures import series
+from label_efficient.report.drawing import COLOURS, INK, MUTED, add_grid, new_figure, save_figure, wrap_text
+from label_efficient.report.pictures import new_sheet
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
 
 PREDICTED, REFERENCE = COLOURS[4], COLOURS[5]  # orange and sky blue: both stand out on grey, to all eyes
 
@@ -99,7 +98,7 @@ def save_boundaries(
             if mask.dtype != bool or mask.shape != image.shape:
                 raise ValueError(f"{name} {number} must be bool {image.shape}, got {mask.dtype} {mask.shape}")
 
-    figure, panels = _sheet([[image] for image in checked], captions, columns=columns, width=2.1, above=0.3)
+    figure, panels = new_sheet([[image] for image in checked], captions, columns=columns, width=2.1, above=0.3)
     for number, ([axes], image) in enumerate(zip(panels, checked, strict=True)):
         _show(axes, image, cmap="gray", vmin=0, vmax=255)
         for masks, colour, line in outlines.values():
@@ -134,7 +133,7 @@ def save_saliency(
         if not (np.isfinite(saliency_map) & (saliency_map >= 0)).all():
             raise ValueError(f"saliency map {number} must be finite and non-negative")
 
-    figure, panels = _sheet(list(zip(checked, maps, strict=True)), captions, columns=3, width=1.6, below=0.5)
+    figure, panels = new_sheet(list(zip(checked, maps, strict=True)), captions, columns=3, width=1.6, below=0.5)
     for (left, right), image, saliency_map in zip(panels, checked, maps, strict=True):
         _show(left, image, cmap="gray", vmin=0, vmax=255)
         # A map of few bright points has a percentile of 0; one of nothing is drawn black.
@@ -146,114 +145,6 @@ def save_saliency(
     bar.set_label("saliency / its 99.5th percentile in the image", fontsize=8)
     bar.ax.tick_params(labelsize=8)
     save_figure(figure, path)
-
-
-def save_pseudo_labels(path: Path, *, history: Sequence[Mapping[str, Any]]) -> None:
-    """What the unlabelled images contributed over the epochs.
-
-    Args:
-        path: PNG file to write.
-        history: rows of ``history.csv`` with ``epoch`` and any of ``train_pseudo_label_share`` (of the unlabelled
-            images, above the confidence threshold), ``train_pseudo_label_accuracy`` (of those, where labels are
-            known), ``train_pseudo_label_loss`` and ``train_kl_loss``; numbers, text, empty or absent.
-    """
-    from matplotlib.ticker import MaxNLocator
-
-    shares = {
-        "train_pseudo_label_share": "images above the threshold",
-        "train_pseudo_label_accuracy": "of these, labelled right",
-    }
-    losses = {
-        "train_pseudo_label_loss": "pseudo-labels, cross-entropy",
-        "train_kl_loss": "masks, KL divergence",
-    }
-    epochs = series(history, "epoch")
-    if not np.isfinite(epochs).all():
-        raise ValueError("history needs an epoch in every row")
-    known = {key: values for key in (*shares, *losses) if np.isfinite(values := series(history, key)).any()}
-    if not known:
-        raise ValueError(f"history has no values of any of {', '.join((*shares, *losses))}")
-    for key in shares:
-        if key in known and ((known[key] < 0) | (known[key] > 1)).any():
-            raise ValueError(f"history: {key} must be within [0, 1]")
-
-    drawn = [names for names in (shares, losses) if any(key in known for key in names)]
-    figure = new_figure(4.6 * len(drawn), 3.9)
-    for axes, names in zip(figure.subplots(1, len(drawn), squeeze=False)[0], drawn, strict=True):
-        present = [key for key in names if key in known]
-        for key in present:
-            style = list(names).index(key)  # the same look whether the other is there or not
-            finite = np.isfinite(known[key])
-            look = {"color": COLOURS[style], "linestyle": LINES[style], "markersize": 4}
-            marker = "os"[style] if finite.sum() <= 12 else ""
-            axes.plot(epochs[finite], known[key][finite], label=names[key], marker=marker, **look)
-        if names is shares:
-            axes.set(title="Pseudo-labels", ylabel="share (1 is all)", ylim=(-0.03, 1.03))
-        else:
-            values = np.concatenate([known[key][np.isfinite(known[key])] for key in present])
-            if values.min() > 0 and values.max() > 50 * values.min():
-                axes.set_yscale("log")
-            axes.set(title="Losses of the unlabelled images", ylabel="loss (nats), before its weight")
-        first, last = epochs.min(), epochs.max()
-        pad = 0.02 * (last - first) or 0.5
-        axes.set(xlabel="epoch", xlim=(first - pad, last + pad))
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1, steps=[1, 2, 5, 10]))
-        add_grid(axes)
-        axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.2), ncols=2, frameon=False, fontsize=9)
-    save_figure(figure, path)
-
-
-def _sheet(
-    cells: Sequence[Sequence[np.ndarray]],
-    captions: Sequence[str],
-    *,
-    columns: int,
-    width: float = 1.75,
-    above: float = 0.0,
-    below: float = 0.0,
-) -> tuple[Figure, list[list[Axes]]]:
-    """A figure of cells in rows of `columns`, in exact places: pictures side by side over one caption.
-
-    Args:
-        cells: the pictures of each cell, ``H x W``; the same number in every cell.
-        captions: one text a cell.
-        columns: cells in a row.
-        width: inches of one picture.
-        above: inches left free at the top.
-        below: inches left free at the bottom.
-
-    Returns:
-        The figure, and an empty panel for every picture of every cell.
-    """
-    if columns < 1:
-        raise ValueError(f"columns must be at least 1, got {columns}")
-    columns = min(columns, len(cells))
-    across, gap, line = len(cells[0]), 0.14, 0.145
-    cell_width = across * width + (across - 1) * 0.04
-    ratio = max(picture.shape[0] / picture.shape[1] for cell in cells for picture in cell)
-    height = width * float(np.clip(ratio, 0.3, 1.5))
-    texts = [wrap_text(caption, int(15 * cell_width)) for caption in captions]
-    rows = [texts[start : start + columns] for start in range(0, len(texts), columns)]
-    space = [line * max(text.count("\n") + 1 for text in row) + 0.1 for row in rows]
-    total_width = columns * (cell_width + gap) + gap
-    total_height = above + len(rows) * (height + gap) + sum(space) + below
-
-    figure = new_figure(total_width, total_height, constrained=False)
-    panels: list[list[Axes]] = []
-    for number, text in enumerate(texts):
-        row, column = divmod(number, columns)
-        left = gap + column * (cell_width + gap)
-        bottom = total_height - above - (row + 1) * (height + gap) - sum(space[:row])
-        panels.append([])
-        for place in range(across):
-            start = (left + place * (width + 0.04)) / total_width
-            axes = figure.add_axes((start, bottom / total_height, width / total_width, height / total_height))
-            axes.set_axis_off()
-            axes.set_anchor("S")
-            panels[-1].append(axes)
-        middle = (left + cell_width / 2) / total_width, (bottom - 0.05) / total_height
-        figure.text(*middle, text, ha="center", va="top", fontsize=7.5, linespacing=1.15)
-    return figure, panels
 
 
 def _show(axes: Axes, image: np.ndarray, **look: Any) -> Any:

@@ -12,6 +12,7 @@ from PIL import Image, ImageColor
 from scipy import ndimage
 
 from label_efficient.data.images import IMAGE_SUFFIXES, _quiet
+from label_efficient.evaluation.output_names import inside_folder
 from label_efficient.files import write_whole
 from label_efficient.report.drawing import whole_file
 
@@ -159,7 +160,7 @@ def mask_names(files: Sequence[str]) -> dict[str, str]:
     it: `a.png.png`, `a.jpg.png`. Absolute paths and `..` are cut off, so that no mask lands elsewhere; what is the
     same then is told apart by its place in the list.
     """
-    inside = {file: _inside_folder(file) for file in dict.fromkeys(files)}
+    inside = {file: inside_folder(file).as_posix() for file in dict.fromkeys(files)}
     full = {file: path + _mask_suffix(path) for file, path in inside.items()}
     numbered = {
         file: str(PurePath(name).with_name(f"{place}_{PurePath(name).name}"))
@@ -170,12 +171,6 @@ def mask_names(files: Sequence[str]) -> dict[str, str]:
         shared = Counter(name.casefold() for name in names.values())
         names = {file: longer[file] if shared[name.casefold()] > 1 else name for file, name in names.items()}
     return names
-
-
-def _inside_folder(file: str) -> str:
-    """The path without its root and without steps upwards, so that it names a place inside of any folder."""
-    path = PurePath(file)
-    return PurePath(*[part for part in path.parts if part not in (path.anchor, "..")]).as_posix()
 
 
 def _ending(path: str) -> str:

@@ -2,10 +2,13 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import nn
 from torch.nn import functional as F
+
+from label_efficient.networks.model_info import network_arguments
 
 from .saliency import NEGATIVE_SLOPE, saliency_map
 
@@ -221,6 +224,11 @@ class MultiMixNet(nn.Module):
         if branch is None:
             raise ValueError("a saliency map is of a class score, and this method does not classify")
         return saliency_map(lambda x: branch(self.encoder(x, drop=False)[-1]), image)
+
+
+def build_network(info: Mapping[str, Any], **changes: Any) -> MultiMixNet:
+    """The network that a description has the arguments of, see `model_info.network_arguments`."""
+    return MultiMixNet(**network_arguments(MultiMixNet, info, changes))
 
 
 def check_image_size(image_size: int) -> None:

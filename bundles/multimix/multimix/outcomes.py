@@ -10,50 +10,39 @@ import numpy as np
 import torch
 
 from label_efficient.data.images import read_image
-from label_efficient.evaluation.predictions import normalised_entropy
+from label_efficient.data.list_checks import Entry
+from label_efficient.evaluation.run_evaluation import Outcome
 
 from .data import Part
-from .datalist_entries import Entry
+from .losses import UNKNOWN
 from .mask_output import FileGrid, mask_names, read_grid, write_mask
 from .transforms import Preprocess
 
 
 @dataclass
-class Outcome:
+class ChestOutcome(Outcome):
     """What the network says of a section.
 
     Attributes:
-        logits: N x K of all images, or None.
         masks: Probabilities of the mask, N x S x S, or None.
         mask_rows: For every image with a reference mask its figures, by position.
     """
 
-    logits: torch.Tensor | None
-    masks: torch.Tensor | None
+    masks: torch.Tensor | None = None
     mask_rows: dict[int, dict[str, float]] = field(default_factory=dict)
 
-
-def class_probabilities(logits: torch.Tensor, temperature: float = 1.0) -> np.ndarray:
-    """Softmax of logits N x K over a calibration's temperature, float64."""
-    return torch.softmax(logits.double() / temperature, dim=1).numpy()
-
-
-def all_probabilities(outcomes: Mapping[str, Outcome], temperature: float) -> dict[str, np.ndarray]:
-    """`class_probabilities` of each section, by name; none without a classifier."""
-    return {
-        name: class_probabilities(outcome.logits, temperature)
-        for name, outcome in outcomes.items()
-        if outcome.logits is not None
-    }
-
-
-def mask_uncertainty(masks: torch.Tensor) -> np.ndarray:
-    """Mean entropy of a mask's pixels over log 2, of probabilities N x S x S: (N,), 0 certain to 1."""
-    return normalised_entropy(masks[..., None].double(), multi_label=True).mean(dim=(1, 2)).numpy()
+    @property
+    def known(self) -> np.ndarray:
+        """Positions of the images with a class."""
+        return np.flatnonzero(self.targets != UNKNOWN)
 
 
 def write_masks(
-    folder: Path, parts: Mapping[str, Part], outcomes: Mapping[str, Outcome], preprocess: Preprocess, num_workers: int
+    folder: Path,
+    parts: Mapping[str, Part],
+    outcomes: Mapping[str, ChestOutcome],
+    preprocess: Preprocess,
+    num_workers: int,
 ) -> None:
     """Write the predicted masks of sections at the size of the pictures; those of an earlier evaluation are removed."""
     shutil.rmtree(folder, ignore_errors=True)

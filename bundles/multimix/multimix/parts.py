@@ -6,10 +6,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from label_efficient.data.images import ImageError, read_image
+from label_efficient.data.list_checks import Entry
+from label_efficient.data.mask_files import MaskError, read_mask
 
-from .datalist_entries import Entry
 from .losses import UNKNOWN
-from .mask_files import MaskError, read_mask
 from .mask_metrics import SSIM_WINDOW
 from .transforms import Preprocess
 

@@ -7,16 +7,25 @@ from typing import Any
 import numpy as np
 import torch
 
-from label_efficient.evaluation.predictions import decision_confidence
-from label_efficient.report import figures as _figures
-from label_efficient.report import history_figures as _history_figures
-from label_efficient.report import page as _report
+from label_efficient.evaluation.predictions import normalised_entropy
+from label_efficient.report.bundle_page import write_bundle_page
+from label_efficient.report.classifier_sections import (
+    LABELS,
+    ClassifiedImages,
+    calibration_section,
+    class_section,
+    figures_table,
+    hardest_section,
+    training_section,
+)
+from label_efficient.report.page import Section, figure, section, table
 from label_efficient.settings import Settings
 
 from . import mask_figures
 from .data import ChestData, Part
-from .outcomes import Outcome
+from .outcomes import ChestOutcome
 from .shipped import ShippedMultiMix
+from .training_figures import draw_training
 from .transforms import to_input
 
 NUM_SHOWN = 8
@@ -25,17 +34,6 @@ _NAMES = {
     "validation": "validation",
     "test": "test, in domain",
     "cross_domain": "cross-domain",
-}
-_CLASS_LABELS = {
-    "acc": "accuracy",
-    "auc": "AUC",
-    "macro_f1": "macro F1",
-    "balanced_accuracy": "balanced accuracy",
-    "sensitivity": "sensitivity at 0.5",
-    "specificity": "specificity at 0.5",
-    "ece": "expected calibration error",
-    "nll": "negative log-likelihood",
-    "n": "images",
 }
 _MASK_LABELS = {
     "dice": "Dice",
@@ -53,14 +51,6 @@ _MASK_LABELS = {
     "num_undefined_distances": "images without a distance",
     "n": "images",
 }
-LOSSES = {
-    "train_loss": "total",
-    "train_class_loss": "cross-entropy",
-    "train_pseudo_label_loss": "pseudo-labels",
-    "train_mask_loss": "Dice loss",
-    "train_kl_loss": "KL",
-}
-METRICS = {"val_score": "score", "val_acc": "accuracy", "val_auc": "AUC", "val_dice": "Dice"}
 
 
 def write_run_report(
@@ -70,12 +60,12 @@ def write_run_report(
     settings: Settings,
     metrics: Mapping[str, Any],
     parts: Mapping[str, Part],
-    outcomes: Mapping[str, Outcome],
+    outcomes: Mapping[str, ChestOutcome],
     probabilities: Mapping[str, np.ndarray],
     raw_probabilities: Mapping[str, np.ndarray],
     network: ShippedMultiMix,
     device: torch.device,
-    history: list[dict[str, float]],
+    history: Sequence[Mapping[str, float]],
 ) -> None:
     """Draw the figures of a run and write its report, one page with everything in it.
 
@@ -93,68 +83,75 @@ def write_run_report(
         history: Rows of `history.csv`; empty if only evaluated.
     """
     folder = output_dir / "figures"
-    sections = [_report.section("Figures", *_tables(metrics)), _data_section(data)]
+    sections = [_figures_section(metrics), _data_section(data)]
     if history:
-        sections.append(_training_section(folder, history, metrics))
+        sections.append(training_section(draw_training(folder, history=history, metrics=metrics)))
     if any(outcome.mask_rows for outcome in outcomes.values()):
         sections.append(_mask_section(folder, parts, outcomes))
-    shown = "test" if "test" in parts else "val"
-    if shown in probabilities and len(parts[shown].labelled):
-        sections += _class_sections(folder, shown, data, parts, metrics, probabilities, raw_probabilities)
-        sections.append(_saliency_section(folder, parts[shown], data, network, device, probabilities[shown]))
-    sections.append(_report.settings_section(settings, settings.changed, metrics["versions"]))
-    notice = None
-    if data.name == "demo":
-        notice = "Synthetic demo data: these figures say that the software works, and nothing about patients."
-    title = f"MultiMix bundle: {settings['method']}, {data.name}"
-    footer = "Research software, not a medical device: not for diagnosis."
-    _report.write_report(output_dir / "report.html", title=title, sections=sections, notice=notice, footer=footer)
+    name = "test" if "test" in parts else "val"
+    if name in probabilities and len(parts[name].labelled):
+        shown = _labelled_images(name, parts[name], data.classes, probabilities[name], raw_probabilities[name])
+        figures = metrics["validation" if name == "val" else name]["classification"]
+        sections += [
+            class_section(folder, shown, figures["per_class"], figures["confusion"]),
+            calibration_section(folder, shown, metrics["temperature"]),
+            hardest_section(shown),
+            _saliency_section(folder, shown, network, device),
+        ]
+    write_bundle_page(
+        output_dir,
+        title=f"MultiMix bundle: {settings['method']}, {data.name}",
+        sections=sections,
+        settings=settings,
+        versions=metrics["versions"],
+        demo=data.name == "demo",
+    )
 
 
-def _tables(metrics: Mapping[str, Any]) -> list[str]:
-    blocks: list[str] = []
-    for task, labels in (("classification", _CLASS_LABELS), ("segmentation", _MASK_LABELS)):
+def _figures_section(metrics: Mapping[str, Any]) -> Section:
+    """Figures of each task side by side: of the sections, and of their sources where there are several."""
+    blocks = []
+    for task, labels in (("classification", LABELS), ("segmentation", _MASK_LABELS)):
         columns: dict[str, Mapping[str, Any]] = {}
         for name in ("validation", "test", "cross_domain"):
-            section = metrics.get(name, {})
-            if task in section:
-                columns[_NAMES[name]] = section[task]
-            for source, own in section.get("by_source", {}).items():
-                if task in own and own[task]["n"] < section[task]["n"]:
-                    columns[f"{_NAMES[name]}: {source}"] = own[task]
-        rows = [
-            [label, *[values.get(key) for values in columns.values()]]
-            for key, label in labels.items()
-            if any(key in values for values in columns.values())
-        ]
-        if rows:
+            own = metrics.get(name, {})
+            if task in own:
+                columns[_NAMES[name]] = own[task]
+            for source, of_source in own.get("by_source", {}).items():
+                if task in of_source and of_source[task]["n"] < own[task]["n"]:
+                    columns[f"{_NAMES[name]}: {source}"] = of_source[task]
+        if columns:
             caption = f"{task.capitalize()}, epoch {metrics['chosen_epoch']}, chosen on validation"
-            blocks.append(_report.table(["figure", *columns], rows, caption))
-    return blocks
+            blocks.append(figures_table(columns, labels, caption))
+    return section("Figures", *blocks)
 
 
-def _data_section(data: ChestData) -> str:
+def _data_section(data: ChestData) -> Section:
     counts = data.counts()
     header = [_NAMES.get(name, "training" if name == "train" else name) for name in counts[0]]
-    table = _report.table(header, [list(row.values()) for row in counts], data.source)
-    return _report.section("Data", table, *data.remarks(), *data.notes)
+    rows = table(header, [list(row.values()) for row in counts], data.source)
+    return section("Data", rows, *data.remarks(), *data.notes)
 
 
-def _training_section(folder: Path, history: list[dict[str, float]], metrics: Mapping[str, Any]) -> str:
-    path = folder / "history.png"
-    known = {key: label for key, label in METRICS.items() if any(np.isfinite(row.get(key, np.nan)) for row in history)}
-    _history_figures.save_history(
-        path, history=history, losses=LOSSES, metrics=known, best_epoch=metrics["chosen_epoch"]
+def _labelled_images(
+    name: str, part: Part, classes: Sequence[str], probabilities: np.ndarray, raw_probabilities: np.ndarray
+) -> ClassifiedImages:
+    """The images of a section whose class is known."""
+    labelled = part.labelled
+    found = probabilities[labelled]
+    return ClassifiedImages(
+        where=_NAMES[name],
+        classes=classes,
+        files=[part.entries[position].file for position in labelled],
+        targets=part.labels[labelled],
+        probabilities=found,
+        raw_probabilities=raw_probabilities[labelled],
+        uncertainty=normalised_entropy(torch.from_numpy(found)).numpy(),
+        picture=lambda index: part.images[labelled[index]],
     )
-    blocks = [_report.figure(path, "Losses (without their weights) and validation figures by epoch")]
-    if "train_pseudo_label_share" in history[-1]:
-        path = folder / "pseudo_labels.png"
-        mask_figures.save_pseudo_labels(path, history=history)
-        blocks.append(_report.figure(path, "Pseudo-labels of the unlabelled images"))
-    return _report.section("Training", *blocks)
 
 
-def _mask_section(folder: Path, parts: Mapping[str, Part], outcomes: Mapping[str, Outcome]) -> str:
+def _mask_section(folder: Path, parts: Mapping[str, Part], outcomes: Mapping[str, ChestOutcome]) -> Section:
     scores: dict[str, list[float]] = {}
     for name, part in parts.items():
         for position, row in outcomes[name].mask_rows.items():
@@ -163,17 +160,17 @@ def _mask_section(folder: Path, parts: Mapping[str, Part], outcomes: Mapping[str
             scores.setdefault(group, []).append(row["dice"])
     path = folder / "dice.png"
     mask_figures.save_dice_boxes(path, scores=scores)
-    blocks = [_report.figure(path, "Dice of every image")]
+    blocks = [figure(path, "Dice of every image")]
     for name in ("test", "cross_domain"):
         if name in outcomes and outcomes[name].mask_rows:
             path = folder / f"boundaries_{name}.png"
             _save_boundaries(path, parts[name], outcomes[name])
             text = f"{_NAMES[name].capitalize()}: the images with the lowest Dice, then evenly spread up to the highest"
-            blocks.append(_report.figure(path, text))
-    return _report.section("Masks", *blocks)
+            blocks.append(figure(path, text))
+    return section("Masks", *blocks)
 
 
-def _save_boundaries(path: Path, part: Part, outcome: Outcome) -> None:
+def _save_boundaries(path: Path, part: Part, outcome: ChestOutcome) -> None:
     """Half of the images shown are the worst, the others spread over the rest."""
     assert outcome.masks is not None
     order = sorted(outcome.mask_rows, key=lambda position: outcome.mask_rows[position]["dice"])
@@ -189,72 +186,17 @@ def _save_boundaries(path: Path, part: Part, outcome: Outcome) -> None:
     )
 
 
-def _class_sections(
-    folder: Path,
-    shown: str,
-    data: ChestData,
-    parts: Mapping[str, Part],
-    metrics: Mapping[str, Any],
-    probabilities: Mapping[str, np.ndarray],
-    raw_probabilities: Mapping[str, np.ndarray],
-) -> list[str]:
-    part, figures = parts[shown], metrics["validation" if shown == "val" else shown]["classification"]
-    labelled = part.labelled
-    targets, found = part.labels[labelled], probabilities[shown][labelled]
-    rows = figures["per_class"]
-    blocks = [_report.table(list(rows[0]), [list(row.values()) for row in rows], f"By class, {_NAMES[shown]}")]
-    path = folder / "confusion_matrix.png"
-    _figures.save_confusion_matrix(path, counts=np.asarray(figures["confusion"]), classes=data.classes)
-    blocks.append(_report.figure(path, f"Confusion matrix, {_NAMES[shown]}"))
-    path = folder / "roc.png"
-    _figures.save_roc(path, targets=targets, probabilities=found, classes=data.classes)
-    blocks.append(_report.figure(path, f"ROC curve, {_NAMES[shown]}"))
-    path = folder / "reliability.png"
-    confidence, correct = decision_confidence(raw_probabilities[shown][labelled], targets, False)
-    calibrated = metrics["temperature"] != 1
-    after = decision_confidence(found, targets, False)[0] if calibrated else None
-    _figures.save_reliability(path, confidence=confidence, correct=correct, confidence_calibrated=after)
-    text = f"Temperature {metrics['temperature']:.3f}" + ("" if calibrated else " (calibrate=true fits one)")
-    return [
-        _report.section("Classes", *blocks),
-        _report.section("Calibration", text, _report.figure(path, f"Reliability, {_NAMES[shown]}")),
-        _hardest_section(shown, part, data.classes, probabilities[shown]),
-    ]
-
-
-def _hardest_section(shown: str, part: Part, classes: Sequence[str], probabilities: np.ndarray) -> str:
-    labelled = part.labelled
-    truth = probabilities[labelled, part.labels[labelled]]
-    items = []
-    for index in labelled[np.argsort(truth, kind="stable")[: 2 * NUM_SHOWN]].tolist():
-        said, true = classes[int(probabilities[index].argmax())], part.labels[index]
-        caption = f"{part.entries[index].file}: is {classes[true]} ({probabilities[index, true]:.2f}), said {said}"
-        items.append((_report.thumbnail(part.images[index]), caption))
-    text = f"The {_NAMES[shown].split(',')[0]} images whose true class has the least probability."
-    return _report.section("Hardest cases", text, _report.gallery(items))
-
-
-def _saliency_section(
-    folder: Path,
-    part: Part,
-    data: ChestData,
-    network: ShippedMultiMix,
-    device: torch.device,
-    probabilities: np.ndarray,
-) -> str:
-    chosen = sorted({int(i) for i in np.linspace(0, len(part.labelled) - 1, NUM_SHOWN)})
-    positions = part.labelled[chosen]
+def _saliency_section(folder: Path, shown: ClassifiedImages, network: ShippedMultiMix, device: torch.device) -> Section:
+    chosen = sorted({int(i) for i in np.linspace(0, len(shown.files) - 1, NUM_SHOWN)})
+    images = np.stack([shown.picture(i) for i in chosen])
     with torch.no_grad():
-        maps = network.encode(to_input(torch.from_numpy(part.images[positions])[:, None], device))[2]
-    path = folder / "saliency.png"
+        maps = network.encode(to_input(torch.from_numpy(images)[:, None], device))[2]
+    path, found = folder / "saliency.png", shown.probabilities
     mask_figures.save_saliency(
         path,
-        images=list(part.images[positions]),
+        images=list(images),
         saliency_maps=list(maps[:, 0].float().cpu().numpy()),
-        captions=[
-            f"{part.entries[i].file}\n{data.classes[int(probabilities[i].argmax())]} {probabilities[i].max():.2f}"
-            for i in positions.tolist()
-        ],
+        captions=[f"{shown.files[i]}\n{shown.classes[int(found[i].argmax())]} {found[i].max():.2f}" for i in chosen],
     )
     text = "Absolute gradient of the winning class score: what the bridge hands to the decoder."
-    return _report.section("Saliency maps", text, _report.figure(path, "Images and their saliency maps"))
+    return section("Saliency maps", text, figure(path, "Images and their saliency maps"))

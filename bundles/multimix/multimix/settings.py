@@ -1,125 +1,106 @@
 """The settings of the multimix bundle: what each may be, and which have an effect with which method."""
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
-from label_efficient.data.label_files import handed_over, read_changes_of_consumers, use_settings
 from label_efficient.engine.schedules import LR_SCHEDULES
 from label_efficient.files import read_json
-from label_efficient.rules import DEVICE, FLAG, OPTIONAL_TEXT, TEXT, check_values, number, one_of, whole
-from label_efficient.settings import Settings, SettingsError, read_settings
+from label_efficient.monai_bridge import handed_over, put_into_config
+from label_efficient.setting_models import (
+    DATA,
+    RUN,
+    TRAINING,
+    AverageDecay,
+    ClassWeights,
+    InferenceSettings,
+    KeepAspect,
+    LrFactor,
+    LrStep,
+    TrainingSettings,
+    setting,
+)
+from label_efficient.settings import Settings, read_settings
 
 from .augment import AUGMENTATIONS
 from .network import METHODS, check_image_size
 
-_COMMON = {
-    "dataset_dir": OPTIONAL_TEXT,
-    "datalist": OPTIONAL_TEXT,
-    "output_dir": TEXT,
-    "image_size": whole(1),
-    "batch_size": whole(1),
-    "num_workers": whole(0),
-    "amp": FLAG,
-    "keep_aspect": FLAG,
-    "device": DEVICE,
-    "method": one_of(*METHODS),
-}
-_TRAINING = {
-    "dataset": TEXT,
-    "class_labels": whole(1, optional=True),
-    "mask_labels": whole(1, optional=True),
-    "reuse_labelled": FLAG,
-    "dropout": (lambda v: number(0)[0](v) and v < 1, "a number of at least 0 and below 1"),
-    "confidence_threshold": number(0, 1),
-    "lambda_": number(0),
-    "alpha": number(0),
-    "beta": number(0),
-    "kl_detach_labelled": FLAG,
-    "class_weights": (
-        lambda v: v in ("none", "balanced") or (isinstance(v, (list, tuple)) and len(v) > 0),
-        "none, balanced or a list of one number per class",
-    ),
-    "mask_augment": one_of(*AUGMENTATIONS),
-    "class_augment": one_of(*AUGMENTATIONS),
-    "average_decay": (lambda v: number(0)[0](v) and v < 1, "a number of at least 0 and below 1"),
-    "steps_per_epoch": whole(1, optional=True),
-    "max_epochs": whole(1),
-    "learning_rate": number(0, above=True),
-    "lr_schedule": one_of(*LR_SCHEDULES),
-    "lr_step": whole(1),
-    "lr_factor": number(0, 1, above=True),
-    "weight_decay": number(0),
-    "seed": whole(0),
-    "val_interval": whole(1),
-    "early_stop_patience": whole(0),
-    "pretrained": FLAG,
-    "ckpt_path": OPTIONAL_TEXT,
-    "resume": FLAG,
-    "calibrate": FLAG,
-    "write_masks": FLAG,
-}
-_INFERENCE = {"saliency": FLAG, "overlays": FLAG, "ckpt_path": TEXT, "contact_sheet": whole(0)}
+
+def _methods_with(part: str) -> tuple[str, list[str]]:
+    return "method", [name for name, method in METHODS.items() if getattr(method, part)]
 
 
-def _methods_with(part: str) -> tuple[str, ...]:
-    return tuple(name for name, method in METHODS.items() if getattr(method, part))
+_CLASSIFIES, _SEGMENTS = _methods_with("classifies"), _methods_with("segments")
+_PSEUDO_LABELS, _CONSISTENCY = _methods_with("pseudo_labels"), _methods_with("mask_consistency")
 
 
-# Settings that only some methods read: given with another method they would be accepted and ignored.
-_ONLY_WITH = {
-    "class_labels": _methods_with("classifies"),
-    "mask_labels": _methods_with("segments"),
-    "reuse_labelled": _methods_with("pseudo_labels"),
-    "confidence_threshold": _methods_with("pseudo_labels"),
-    "lambda_": _methods_with("pseudo_labels"),
-    "beta": _methods_with("mask_consistency"),
-    "kl_detach_labelled": _methods_with("mask_consistency"),
-    "alpha": _methods_with("segments"),
-    "mask_augment": _methods_with("segments"),
-    "class_augment": _methods_with("classifies"),
-    "class_weights": _methods_with("classifies"),
-    "calibrate": _methods_with("classifies"),
-    "write_masks": _methods_with("segments"),
-}
-_ONLY_WITH_SCHEDULE = {"lr_step": "step", "lr_factor": "step"}
+class Training(TrainingSettings):
+    """Settings of `train.json` and its overlays."""
+
+    dataset: str = setting("`demo`, `datalist`, or the path of a list (`.json`, `.csv`)", DATA, min_length=1)
+    class_labels: int | None = setting(
+        "training images that keep their class; null: all", DATA, ge=1, only_with=_CLASSIFIES
+    )
+    mask_labels: int | None = setting(
+        "training images that keep their mask; null: all", DATA, ge=1, only_with=_SEGMENTS
+    )
+    reuse_labelled: bool = setting("labelled images are in the unlabelled streams too", only_with=_PSEUDO_LABELS)
+    method: str = setting("one of the seven above", options=METHODS)
+    dropout: float = setting("after each block of the encoder", ge=0, lt=1)
+    confidence_threshold: float = setting(
+        "t, from which on a pseudo-label counts", ge=0, le=1, only_with=_PSEUDO_LABELS
+    )
+    lambda_: float = setting("weight of the pseudo-labels", ge=0, only_with=_PSEUDO_LABELS)
+    alpha: float = setting("weight of the Dice loss", ge=0, only_with=_SEGMENTS)
+    beta: float = setting("weight of the KL", ge=0, only_with=_CONSISTENCY)
+    kl_detach_labelled: bool = setting("whether the labelled side of the KL is a constant", only_with=_CONSISTENCY)
+    class_weights: ClassWeights = setting(
+        "of the cross-entropy of labelled images: `balanced` (inverse frequency), or a list of one weight per class",
+        TRAINING, expected="none, balanced or a list of one number per class", only_with=_CLASSIFIES,
+    )  # fmt: skip
+    image_size: int = setting("pixels a side that the network sees; a multiple of 32", DATA, ge=1)
+    keep_aspect: KeepAspect
+    mask_augment: str = setting(
+        "views of the images of both mask streams, masks moving along", TRAINING, options=AUGMENTATIONS,
+        only_with=_SEGMENTS,
+    )  # fmt: skip
+    class_augment: str = setting(
+        "views of the images with a class", TRAINING, options=AUGMENTATIONS, only_with=_CLASSIFIES
+    )
+    average_decay: AverageDecay
+    steps_per_epoch: int | None = setting("null: one pass, see streams", TRAINING, ge=1)
+    batch_size: int = setting("images of each stream per step and process", TRAINING, ge=1)
+    lr_schedule: str = setting(
+        "`one_cycle`: up from 1/25 in the first quarter of the run, down along a cosine", TRAINING,
+        options=LR_SCHEDULES,
+    )  # fmt: skip
+    lr_step: LrStep
+    lr_factor: LrFactor
+    pretrained: bool = setting("first weights: the released ones", TRAINING)
+    calibrate: bool = setting("fit a temperature of the classes on validation", RUN, only_with=_CLASSIFIES)
+    write_masks: bool = setting("write the predicted masks of test and other hospitals", RUN, only_with=_SEGMENTS)
+
+    def broken_rules(self, changed: Mapping[str, Any]) -> list[str]:
+        """As in `SettingsModel`."""
+        problems = super().broken_rules(changed)
+        try:
+            check_image_size(self.image_size)
+        except ValueError as error:
+            problems.append(str(error))
+        return problems
+
+
+class Inference(InferenceSettings):
+    """Settings of `inference.json`."""
+
+    saliency: bool = setting("saliency maps over the images")
+    overlays: bool = setting("outlines of the lungs on the images")
 
 
 def training_settings(bundle_root: str) -> Settings:
-    """Read and check the settings of `train.json` and its overlays.
-
-    Raises:
-        SettingsError: Naming the settings at fault.
-    """
+    """Read and check the settings of `train.json` and its overlays."""
     _adapt_to_masks_alone(bundle_root)
-    settings = read_settings(bundle_root, "train.json")
-    check_values(settings, _COMMON | _TRAINING)
-    method, schedule = settings["method"], settings["lr_schedule"]
-    problems = [
-        f"{name}={value!r} has no effect with method={method!r}: it is for {', '.join(_ONLY_WITH[name])}"
-        for name, value in settings.changed.items()
-        if name in _ONLY_WITH and method not in _ONLY_WITH[name]
-    ]
-    problems += [
-        f"{name}={value!r} has no effect with lr_schedule={schedule!r}: it is for {_ONLY_WITH_SCHEDULE[name]!r}"
-        for name, value in settings.changed.items()
-        if name in _ONLY_WITH_SCHEDULE and schedule != _ONLY_WITH_SCHEDULE[name]
-    ]
-    if settings["pretrained"] and settings["ckpt_path"] is not None:
-        problems.append("pretrained and ckpt_path are two kinds of first weights: give one")
-    if settings["dataset"] == "demo" and settings["dataset_dir"] is not None:
-        problems.append("dataset_dir has no effect with dataset='demo': give dataset too")
-    if settings["val_interval"] > settings["max_epochs"]:
-        problems.append(
-            f"val_interval={settings['val_interval']} is more than max_epochs={settings['max_epochs']}: no "
-            "epoch would be validated, and none chosen"
-        )
-    try:
-        check_image_size(settings["image_size"])
-    except ValueError as error:
-        problems.append(str(error))
-    if problems:
-        raise SettingsError("; ".join(problems))
-    read_changes_of_consumers(settings)
-    return settings
+    return read_settings(bundle_root, "train.json", Training)
 
 
 def _adapt_to_masks_alone(bundle_root: str) -> None:
@@ -134,15 +115,9 @@ def _adapt_to_masks_alone(bundle_root: str) -> None:
     }
     if not METHODS.get(info.get("method", ""), METHODS["enc"]).segments:
         given = {"method": "unet"}
-    use_settings(given)
+    put_into_config(given)
 
 
 def inference_settings(bundle_root: str) -> Settings:
-    """Read and check the settings of `inference.json`.
-
-    Raises:
-        SettingsError: Naming the settings at fault.
-    """
-    settings = read_settings(bundle_root, "inference.json")
-    check_values(settings, {k: v for k, v in (_COMMON | _INFERENCE).items() if k in settings})
-    return settings
+    """Read and check the settings of `inference.json`."""
+    return read_settings(bundle_root, "inference.json", Inference)

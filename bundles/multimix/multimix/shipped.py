@@ -1,7 +1,11 @@
 """The network as it is shipped and exported: plain tensors in and out, no automatic differentiation."""
 
+from collections.abc import Mapping
+from typing import Any
+
 import torch
 
+from label_efficient.networks.model_info import network_arguments
 from label_efficient.networks.weights import load_weights
 
 from .network import METHODS, MultiMixNet
@@ -45,6 +49,12 @@ class ShippedMultiMix(MultiMixNet):
         for block in self.encoder.blocks:
             kernels += [block.conv1.weight, block.conv2.weight]  # type: ignore
         return encode_with_saliency(image, kernels, self.branch.linear.weight, self.branch.linear.bias)
+
+
+def build_shipped(info: Mapping[str, Any], **changes: Any) -> ShippedMultiMix:
+    """The network that `model.pt` has the weights of, see `model_info.network_arguments`."""
+    # Dropout is of training: a description need not have it.
+    return ShippedMultiMix(**network_arguments(ShippedMultiMix, {"dropout": 0.0, **info}, changes))
 
 
 def init_network(network: MultiMixNet, ckpt_path: str | None, decoder_only: bool = False) -> MultiMixNet:

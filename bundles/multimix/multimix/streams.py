@@ -7,6 +7,8 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset, Sampler
 
+from label_efficient.engine.distributed import rank_and_size
+
 from .data import ChestData, Part
 
 STREAMS = ("mask_labelled", "mask_unlabelled", "class_labelled", "class_unlabelled")
@@ -27,34 +29,22 @@ class StreamBatches(Sampler[Positions]):
         steps: Steps of an epoch; None: one pass over the unlabelled images for classification, or, without them, over
             the longest stream.
         seed: Of the orders.
-        rank: Of this process, among `num_ranks`.
-        num_ranks: Number of processes.
 
     Raises:
         ValueError: If a stream is empty.
     """
 
-    def __init__(
-        self,
-        lengths: Mapping[str, int],
-        batch_size: int,
-        *,
-        steps: int | None = None,
-        seed: int = 0,
-        rank: int = 0,
-        num_ranks: int = 1,
-    ) -> None:
+    def __init__(self, lengths: Mapping[str, int], batch_size: int, *, steps: int | None = None, seed: int = 0) -> None:
         empty = [name for name, length in lengths.items() if length < 1]
         if empty or not lengths:
             raise ValueError(f"streams without an image: {', '.join(empty) or 'all'}")
         self.lengths = dict(lengths)
         self.batch_size = batch_size
         self.seed = seed
-        self.rank = rank
-        self.num_ranks = num_ranks
+        self.rank, self.num_ranks = rank_and_size()
         self.epoch = 1
         one_pass = lengths.get("class_unlabelled", max(lengths.values()))
-        self.steps = steps or max(round(one_pass / (batch_size * num_ranks)), 1)
+        self.steps = steps or max(round(one_pass / (batch_size * self.num_ranks)), 1)
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the epoch, counted from 1, whose steps the next iteration has."""
@@ -157,25 +147,3 @@ class PartSet(Dataset):
             "label": torch.from_numpy(self.part.labels[rows]),
             "mask": torch.from_numpy(masks)[:, None],
         }
-
-
-class InOrder(Sampler[list[int]]):
-    """Positions of a section's batches in order, this rank's share; no image twice.
-
-    Args:
-        length: Number of images.
-        batch_size: Images per batch.
-        rank: Of this process, among `num_ranks`.
-        num_ranks: Number of processes.
-    """
-
-    def __init__(self, length: int, batch_size: int, *, rank: int = 0, num_ranks: int = 1) -> None:
-        self.positions = list(range(rank, length, num_ranks))
-        self.batch_size = batch_size
-
-    def __len__(self) -> int:
-        return -(-len(self.positions) // self.batch_size)
-
-    def __iter__(self):
-        for start in range(0, len(self.positions), self.batch_size):
-            yield self.positions[start : start + self.batch_size]

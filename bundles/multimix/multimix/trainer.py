@@ -6,7 +6,8 @@ from typing import Any
 import torch
 from monai.engines import SupervisedTrainer
 from monai.engines.utils import IterationEvents
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from label_efficient.engine.distributed import rank_and_size
 
 from .augment import Augment
 from .transforms import to_input
@@ -21,12 +22,9 @@ class PrepareStreams:
         mask_augment: One of `augment.AUGMENTATIONS`, for the images with a mask, together with it.
         class_augment: The same for the labelled images for classification.
         seed: Of the random changes.
-        rank: Of this process.
     """
 
-    def __init__(
-        self, *, mask_augment: str = "none", class_augment: str = "weak", seed: int = 0, rank: int = 0
-    ) -> None:
+    def __init__(self, *, mask_augment: str = "none", class_augment: str = "weak", seed: int = 0) -> None:
         self.augments = {
             "mask_labelled": Augment(mask_augment),
             "mask_unlabelled": Augment(mask_augment),
@@ -35,7 +33,7 @@ class PrepareStreams:
             "class_strong": Augment("strong"),
         }
         self.seed = seed
-        self.rank = rank
+        self.rank = rank_and_size()[0]
 
     def __call__(
         self, batch: Mapping[str, torch.Tensor], device: torch.device, epoch: int, iteration: int
@@ -68,23 +66,20 @@ class MultiMixStep:
 
     Args:
         prepare: A `PrepareStreams`.
-        average: Moving average of the network to update after each step, or None.
     """
 
-    def __init__(self, prepare: PrepareStreams, average: AveragedModel | None = None) -> None:
+    def __init__(self, prepare: PrepareStreams) -> None:
         self.prepare = prepare
-        self.average = average
 
     def __call__(self, engine: SupervisedTrainer, batch: Mapping[str, torch.Tensor]) -> dict[str, Any]:
-        """Batch of `streams.StreamSet` to the engine's output: `loss` and the loss's `terms`, detached."""
+        """Batch of `streams.StreamSet` to the engine's output: `loss`, detached, and `num_images` of all streams."""
         device = torch.device(engine.state.device)
         streams, targets = self.prepare(batch, device, engine.state.epoch, engine.state.iteration)
         engine.network.train()
         engine.optimizer.zero_grad(set_to_none=engine.optim_set_to_none)
-        with torch.autocast(device.type, enabled=engine.amp):
-            outputs: Any = engine.inferer(streams, engine.network)  # type: ignore[arg-type]
-            engine.fire_event(IterationEvents.FORWARD_COMPLETED)
-            loss = engine.loss_function(outputs, targets)
+        outputs: Any = engine.inferer(streams, engine.network)  # type: ignore[arg-type]
+        engine.fire_event(IterationEvents.FORWARD_COMPLETED)
+        loss = engine.loss_function(outputs, targets)
         engine.fire_event(IterationEvents.LOSS_COMPLETED)
         if engine.scaler is not None:
             engine.scaler.scale(loss).backward()
@@ -96,13 +91,5 @@ class MultiMixStep:
             engine.fire_event(IterationEvents.BACKWARD_COMPLETED)
             engine.optimizer.step()
         engine.fire_event(IterationEvents.MODEL_COMPLETED)
-        if self.average is not None:
-            self.average.update_parameters(getattr(engine.network, "module", engine.network))
         num_images = sum(len(images) for name, images in batch.items() if name.startswith(("mask_", "class_")))
-        loss_function: Any = engine.loss_function
-        return {"loss": loss.detach(), "terms": loss_function.terms, "num_images": num_images}
-
-
-def moving_average(network: torch.nn.Module, decay: float) -> AveragedModel | None:
-    """Exponential moving average of a network's weights, or None where the decay is 0."""
-    return AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(decay)) if decay else None
+        return {"loss": loss.detach(), "num_images": num_images}

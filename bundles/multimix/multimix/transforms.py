@@ -1,16 +1,9 @@
 """From files to the network's input and back: the same pixels in training, evaluation and inference."""
 
-from collections.abc import Hashable, Mapping
-from typing import Any
-
 import numpy as np
 import torch
-from monai.config import KeysCollection
 from monai.data import MetaTensor
-from monai.transforms import MapTransform
 from torch.nn import functional as F
-
-from label_efficient.data.images import read_image
 
 
 class Preprocess:
@@ -32,6 +25,11 @@ class Preprocess:
     def __call__(self, image: np.ndarray) -> np.ndarray:
         """Picture uint8 H x W to uint8 S x S."""
         return self._resize(image).round().clamp(0, 255).to(torch.uint8).numpy()
+
+    def to_network(self, picture: torch.Tensor) -> MetaTensor:
+        """Picture uint8 1 x H x W to the network's input 1 x S x S, with the metadata of the picture."""
+        meta = picture.meta if isinstance(picture, MetaTensor) else {}
+        return MetaTensor(to_input(torch.from_numpy(self(np.asarray(picture)[0]))[None]), meta=meta)
 
     def mask(self, mask: np.ndarray) -> np.ndarray:
         """Mask bool H x W to uint8 S x S of 0 and 1: 1 where at least half of the pixel is in the mask."""
@@ -74,34 +72,3 @@ def _interpolate(values: torch.Tensor, height: int, width: int) -> torch.Tensor:
 def to_input(stored: torch.Tensor, device: torch.device | str | None = None) -> torch.Tensor:
     """Stored pictures uint8 ... x H x W to the network's input, float32 0..1 on the device."""
     return stored.to(device=device, non_blocking=True).float().div(255)
-
-
-class LoadPictured(MapTransform):
-    """Dictionary transform: path of a picture to a grey uint8 MetaTensor 1 x H x W; see `_images.read_image`."""
-
-    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-        """Replace the paths under the keys by pictures."""
-        loaded = dict(data)
-        for key in self.key_iterator(loaded):
-            picture = torch.from_numpy(read_image(loaded[key], channels=1)).permute(2, 0, 1)
-            meta = {"filename_or_obj": str(loaded[key]), "original_size": tuple(picture.shape[1:])}
-            loaded[key] = MetaTensor(picture, affine=torch.eye(4), meta=meta)
-        return loaded
-
-
-class Preprocessd(MapTransform):
-    """Dictionary version of `Preprocess`, of one picture 1 x H x W to the network's input 1 x S x S, 0..1."""
-
-    def __init__(self, keys: KeysCollection, preprocess: Preprocess) -> None:
-        super().__init__(keys)
-        self.preprocess = preprocess
-
-    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-        """Preprocess the pictures under the keys."""
-        processed = dict(data)
-        for key in self.key_iterator(processed):
-            picture = processed[key]
-            stored = torch.from_numpy(self.preprocess(np.asarray(picture)[0]))[None]
-            meta = picture.meta if isinstance(picture, MetaTensor) else {}
-            processed[key] = MetaTensor(to_input(stored), meta=meta)
-        return processed

@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from monai.data import MetaTensor
+from monai.handlers import IgniteMetricHandler
 from monai.metrics import CumulativeIterationMetric
 from sklearn.metrics import balanced_accuracy_score
 
@@ -48,6 +49,12 @@ def predictions_and_targets(output: Mapping[str, Any]) -> tuple[torch.Tensor, to
     known = truth if "mask_logits" in pred else torch.full_like(truth, UNKNOWN)
     known = torch.where(has_mask, known, torch.full_like(known, UNKNOWN))
     return torch.cat(columns, dim=1), torch.stack([known, label.float()], dim=1)
+
+
+def score_handler(score: str) -> IgniteMetricHandler:
+    """Handler that leaves a figure of every epoch, as of `ValidationScore`, in an engine's metrics."""
+    metric = ValidationScore(score=score)
+    return IgniteMetricHandler(metric_fn=metric, output_transform=predictions_and_targets, save_details=False)
 
 
 class ValidationScore(CumulativeIterationMetric):

@@ -1,40 +1,34 @@
 """Which images are in which batch of an epoch, for every process."""
 
+from typing import Any
+
 import numpy as np
-from torch.utils.data import Sampler
+import torch
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from label_efficient.engine.distributed import rank_and_size
 
 
 class EpochBatches(Sampler[list[int]]):
-    """Positions of every batch of an epoch, this rank's share; order and share depend on seed and epoch alone.
+    """Positions of every batch of an epoch, this process's share; order and share depend on seed and epoch alone.
 
     In training a last batch of fewer than four images is joined to the one before: batch norm cannot normalise a
     single value, and over two or three its gradients explode where the deepest map has one position.
 
     Args:
         length: Number of images.
-        batch_size: Images per batch and rank.
+        batch_size: Images per batch and process.
+        training: Whether each epoch has its own order, and every process as many batches; otherwise the order is that
+            of the data, and no image is left out.
         seed: Of the order.
-        shuffle: Whether each epoch has its own order; otherwise that of the data.
-        rank: Of this process, among `num_ranks`.
-        num_ranks: Number of processes.
     """
 
-    def __init__(
-        self,
-        length: int,
-        batch_size: int,
-        *,
-        seed: int = 0,
-        shuffle: bool = True,
-        rank: int = 0,
-        num_ranks: int = 1,
-    ) -> None:
+    def __init__(self, length: int, batch_size: int, *, training: bool, seed: int = 0) -> None:
         self.length = length
         self.batch_size = batch_size
+        self.training = training
         self.seed = seed
-        self.shuffle = shuffle
-        self.rank = rank
-        self.num_ranks = num_ranks
+        self.rank, self.num_ranks = rank_and_size()
         self.epoch = 0
 
     def set_epoch(self, epoch: int) -> None:
@@ -43,18 +37,41 @@ class EpochBatches(Sampler[list[int]]):
 
     def _share(self) -> int:
         # In training every rank takes the same number of steps, or the last gradient exchange waits for ever.
-        return self.length // self.num_ranks if self.shuffle else len(range(self.rank, self.length, self.num_ranks))
+        return self.length // self.num_ranks if self.training else len(range(self.rank, self.length, self.num_ranks))
 
     def __len__(self) -> int:
         full, rest = divmod(self._share(), self.batch_size)
-        return max(full + (rest >= (4 if self.shuffle else 1)), 1)
+        return max(full + (rest >= 4), 1) if self.training else full + (rest > 0)
 
     def __iter__(self):
         order = np.arange(self.length)
-        if self.shuffle:
+        if self.training:
             np.random.default_rng((self.seed, self.epoch)).shuffle(order)
         mine = order[self.rank :: self.num_ranks][: self._share()]
         count = len(self)
         for index in range(count):
             end = len(mine) if index == count - 1 else (index + 1) * self.batch_size
             yield mine[index * self.batch_size : end].tolist()
+
+
+def make_loader(
+    dataset: Dataset, batch_size: int, *, training: bool, seed: int = 0, num_workers: int = 0
+) -> DataLoader[Any]:
+    """Loader of a data set that gives whole batches by lists of positions, those of `EpochBatches`.
+
+    Args:
+        dataset: Of a known length.
+        batch_size: As of `EpochBatches`, like the following.
+        training: Whether to shuffle.
+        seed: Of the order.
+        num_workers: Processes that read ahead; 0 for images in memory.
+    """
+    return DataLoader(
+        dataset,
+        batch_size=None,
+        sampler=EpochBatches(len(dataset), batch_size, training=training, seed=seed),  # type: ignore[arg-type]
+        num_workers=num_workers,
+        persistent_workers=num_workers > 0,
+        # Of its own: a loader draws a number whenever it begins, which would change what augmentation draws.
+        generator=torch.Generator(),
+    )

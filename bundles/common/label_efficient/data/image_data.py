@@ -1,6 +1,5 @@
 """Data sets of images with classes: their splits, counts and checksum; from lists, or handed over."""
 
-import difflib
 import hashlib
 import math
 from collections.abc import Mapping, Sequence
@@ -10,14 +9,11 @@ from typing import Any
 
 import numpy as np
 
-from label_efficient.data.class_lists import MULTI_LABEL, read_datalist
-from label_efficient.data.image_files import UnreadableError, for_all_images, listed, read_images
+from label_efficient.data.class_lists import MULTI_LABEL, SPLITS
 from label_efficient.data.label_files import class_index
 from label_efficient.data.subsets import labelled_subset
-from label_efficient.files import read_json
+from label_efficient.data.tables import listed
 from label_efficient.settings import SettingsError
-
-SPLITS = ("train", "val", "test")
 
 
 @dataclass(frozen=True)
@@ -99,27 +95,36 @@ class ImageData:
         return digest.hexdigest()
 
     def class_weights(self, setting: str | Sequence[float]) -> list[float] | None:
-        """Weights of the classes in the cross-entropy: None, inverse frequency with mean 1 over images, or given.
+        """Weights of the classes in the cross-entropy, see `class_weights`."""
+        return class_weights(setting, self.classes, self.splits["train"].labels)
 
-        Raises:
-            SettingsError: If a list has another length or a weight that is not positive.
-        """
-        if setting == "none":
-            return None
-        if setting == "balanced":
-            labels = self.splits["train"].labels
-            found = labels.sum(axis=0) if self.multi_label else np.bincount(labels, minlength=len(self.classes))
-            return [float(len(labels) / (len(self.classes) * n)) for n in found]
-        try:
-            weights = [float(w) for w in setting]
-        except (TypeError, ValueError):
-            weights = []
-        if len(weights) != len(self.classes) or not all(0 < w < math.inf for w in weights):
-            raise SettingsError(
-                f"class_weights={setting}: expected none, balanced or {len(self.classes)} numbers above 0, for "
-                f"{', '.join(self.classes)}"
-            )
-        return weights
+
+def class_weights(setting: str | Sequence[float], classes: Sequence[str], labels: np.ndarray) -> list[float] | None:
+    """Weights of the classes in the cross-entropy.
+
+    Args:
+        setting: "none"; "balanced", inverse frequency with mean 1 over images; or the weights.
+        classes: Their names.
+        labels: Of the training images that have one, int64 (N,), or 0/1 N x K.
+
+    Raises:
+        SettingsError: If a list has another length or a weight that is not positive.
+    """
+    if setting == "none":
+        return None
+    if setting == "balanced":
+        found = labels.sum(axis=0) if labels.ndim == 2 else np.bincount(labels, minlength=len(classes))
+        return [float(len(labels) / (len(classes) * n)) for n in found]
+    try:
+        weights = [float(w) for w in setting]
+    except (TypeError, ValueError):
+        weights = []
+    if len(weights) != len(classes) or not all(0 < w < math.inf for w in weights):
+        raise SettingsError(
+            f"class_weights={setting}: expected none, balanced or {len(classes)} numbers above 0, for "
+            f"{', '.join(classes)}"
+        )
+    return weights
 
 
 def is_block(images: np.ndarray | list[Path]) -> bool:
@@ -127,97 +132,11 @@ def is_block(images: np.ndarray | list[Path]) -> bool:
     return isinstance(images, np.ndarray) and images.dtype != object
 
 
-def list_path(dataset: str, datalist: str | None, known: Sequence[str], others: str) -> Path:
-    """Path of the list that the settings name.
-
-    Args:
-        dataset: "datalist", the path of a list (`.json`, `.csv`), or a folder with an `images.csv`.
-        datalist: The list, for "datalist".
-        known: Names that `dataset` can have beside, for a hint where it is misspelt.
-        others: The same in words, for the error.
-
-    Raises:
-        SettingsError: If the settings name none.
-    """
-    if dataset == "datalist":
-        if datalist is None:
-            raise SettingsError("dataset='datalist' needs datalist: the path of a MONAI datalist (.json) or a .csv")
-        return Path(datalist)
-    path = Path(dataset)
-    if path.is_dir():
-        if not (path / "images.csv").is_file():
-            raise SettingsError(
-                f"dataset={dataset!r} is a folder without images.csv: make a list of its files with "
-                "tools/make_data_lists.py and give it with --dataset datalist --datalist LIST --dataset_dir FOLDER"
-            )
-        return path / "images.csv"
-    if path.suffix.lower() in (".csv", ".json"):
-        return path
-    near = difflib.get_close_matches(dataset.lower(), known, n=1, cutoff=0.75)
-    hint = f"did you mean {near[0]!r}? Expected" if near else "expected"
-    raise SettingsError(
-        f"dataset={dataset!r} is neither a file or folder nor a known name: {hint} {others}, or the path of a .csv or "
-        ".json file or of a folder with images.csv"
-    )
-
-
-def handed_over_data(lists: Mapping[str, Sequence[Mapping[str, Any]]], released: Path) -> ImageData:
-    """The lists of images that another program hands over for training, with the classes of the released weights.
-
-    Args:
-        lists: "train" and "val", see `_label_files.handed_over`. Validation stands in for a test.
-        released: `model.json` of the released weights.
-    """
-    info = read_json(released, "the description of the released weights, with the classes of the labels")
-    if info["task"] == MULTI_LABEL:
-        raise ValueError(f"{released}: its images can have several labels; label files are read with one class each")
-    splits = {name: read_entries(entries, info["classes"]) for name, entries in lists.items()}
-    splits["test"] = splits["val"]
-    data = ImageData(
-        "handed-over",
-        info["task"],
-        info["classes"],
-        splits,
-        "images and labels handed over by another program",
-        notes=["there are no test images: the figures of test are those of validation again, and optimistic"],
-    )
-    check_classes(data)
-    return data
-
-
 def read_entries(entries: Sequence[Mapping[str, Any]], classes: Sequence[str]) -> Split:
     """Split of dictionaries with `image` (path) and `label`, see `_label_files.class_index`."""
     paths = [Path(str(entry["image"])) for entry in entries]
     labels = np.asarray([class_index(entry["label"], classes) for entry in entries], dtype=np.int64)
     return Split(paths, labels, [str(p) for p in paths])
-
-
-def data_of_list(path: Path, dataset_dir: str | None, num_workers: int, cache: bool) -> ImageData:
-    """Read and check a list (see `_class_lists.read_datalist`) and, to keep or to check them, all its images.
-
-    Raises:
-        ValueError: With all problems of the list, or all images that cannot be read.
-    """
-    entries = read_datalist(path, Path(dataset_dir) if dataset_dir else None, num_workers=num_workers)
-    problems: list[str] = []
-    splits = {}
-    for name in SPLITS:
-        paths = entries.paths[name]
-        images: np.ndarray | list[Path] = paths
-        try:
-            if cache:
-                images = read_images(paths, num_workers)
-            else:
-                # An hour later is too late to learn that a file is damaged.
-                for_all_images(paths, lambda index, image: None, num_workers)
-        except UnreadableError as error:
-            problems += error.problems
-            continue
-        splits[name] = Split(images, entries.labels[name], entries.files[name])
-    if problems:
-        raise UnreadableError(path, problems)
-    name = path.parent.name if path.name == "images.csv" else path.stem
-    return ImageData(name, entries.task, entries.classes, splits, str(path), entries.unlabelled, entries.notes)
 
 
 def check_classes(data: ImageData) -> None:

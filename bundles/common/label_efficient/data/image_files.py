@@ -1,8 +1,6 @@
 """Many image files: read in threads, into memory once, with all unreadable ones in one message."""
 
 import contextlib
-import csv
-import json
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -12,20 +10,11 @@ from typing import Any
 import numpy as np
 
 from label_efficient.data.images import ImageError, list_images, read_image
+from label_efficient.data.lists import read_file_list
+from label_efficient.data.tables import listed
 from label_efficient.settings import SettingsError
 
 logger = logging.getLogger(__name__)
-
-FILE_COLUMNS = ("file", "image", "path", "filename")
-_MAX_SHOWN = 20
-
-
-def listed(source: str | Path, problems: Sequence[str]) -> str:
-    """Message with all problems of a source, or the first of very many and their number."""
-    shown = list(problems[:_MAX_SHOWN])
-    if len(problems) > len(shown):
-        shown.append(f"and {len(problems) - len(shown)} more")
-    return f"{source}: {len(problems)} problem{'s' if len(problems) > 1 else ''}:\n  " + "\n  ".join(shown)
 
 
 class UnreadableError(ValueError):
@@ -75,36 +64,6 @@ def read_images(paths: Sequence[Path], num_workers: int = 0) -> np.ndarray:
         block = np.empty((len(paths), *read_image(paths[0]).shape), dtype=np.uint8)
     for_all_images(paths, keep, num_workers)
     return block if uniform and block is not None else images
-
-
-def read_file_list(path: Path) -> list[str]:
-    """Names of the image files in a list for inference.
-
-    A `.json` is a list of paths or of objects with `image`, or has such a section test; a `.csv` has a column file; any
-    other file is text with one path a line.
-
-    Raises:
-        ValueError: If the list is none of these or is empty.
-    """
-    if not path.is_file():
-        raise FileNotFoundError(f"datalist={str(path)!r}: no such file")
-    if path.suffix == ".json":
-        content = json.loads(path.read_text(encoding="utf-8"))
-        if isinstance(content, dict):
-            content = content.get("test") or content.get("testing") or []
-        files = [item["image"] if isinstance(item, dict) else item for item in content]
-    elif path.suffix == ".csv":
-        with open(path, newline="", encoding="utf-8-sig") as file:
-            reader = csv.DictReader(file)
-            column = next((c for c in FILE_COLUMNS if c in (reader.fieldnames or [])), None)
-            if column is None:
-                raise ValueError(f"{path}: its columns are {reader.fieldnames}, expected one called file")
-            files = [line[column] for line in reader]
-    else:
-        files = [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
-    if not files or not all(isinstance(f, str) for f in files):
-        raise ValueError(f"{path}: expected a list of image files (a section test, a column file, or a path a line)")
-    return files
 
 
 def check_images(data: Sequence[Mapping[str, str]]) -> None:

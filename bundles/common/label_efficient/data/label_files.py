@@ -1,61 +1,9 @@
-"""Images that another program hands over for training, each with the index of its class or a label file."""
+"""Label files that another program hands over for training: each has the class of an image."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
-
-from label_efficient.monai_bridge import calling_parser
-from label_efficient.settings import Settings
-
-
-def handed_over() -> dict[str, list[dict[str, Any]]] | None:
-    """Lists of `image` and `label` that a program such as MONAI Label has put into the config being parsed.
-
-    Returns:
-        The list of "train" and that of "val", or None where the config has its own data.
-
-    Raises:
-        ValueError: If it has handed over the list of one of the two only, or an empty one.
-    """
-    parser = calling_parser()
-    if parser is None:
-        return None
-    lists = {n: parser.get(f"{k}::dataset::data") for n, k in (("train", "train"), ("val", "validate"))}
-    if not any(isinstance(content, list) for content in lists.values()):
-        return None
-    for name, content in lists.items():
-        if not isinstance(content, list) or not content:
-            raise ValueError(f"labelled images for training without any for {name}: give a val_split between 0 and 1")
-    return lists
-
-
-def read_changes_of_consumers(settings: Settings) -> None:
-    """Put what another program has changed in the parsed config into the settings, so that the record says so.
-
-    Federated learning and MONAI Label change the trainer and its data directly.
-    """
-    parser = calling_parser()
-    if parser is None:
-        return
-    changes: dict[str, Any] = {}
-    if isinstance(epochs := parser.get("train::trainer::max_epochs"), int):
-        changes["max_epochs"] = epochs
-    if isinstance(parser.get("train::dataset::data"), list):
-        changes["dataset"] = "handed over by another program"
-    settings.update(changes)
-    settings.changed.update(changes)
-
-
-def use_settings(values: Mapping[str, Any]) -> None:
-    """Put values into the config being parsed, as the command line would, before any of it is resolved."""
-    parser = calling_parser()
-    if parser is None:
-        return
-    for name, value in values.items():
-        parser.config[name] = value  # type: ignore[index]
-        parser.ref_resolver.items[name].update_config(value)
-        parser.ref_resolver.resolved_content[name] = value
 
 
 def class_index(label: Any, classes: Sequence[str]) -> int:

@@ -1,6 +1,6 @@
 """Dictionary transforms of a classifier: image files to pixels, logits to probabilities."""
 
-from collections.abc import Hashable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,15 +14,39 @@ from label_efficient.data.images import read_image
 
 
 class LoadPictured(MapTransform):
-    """Dictionary transform: path of an image file to a uint8 MetaTensor 3 x H x W; see `_images.read_image`."""
+    """Dictionary transform: path of an image file to a uint8 MetaTensor; see `images.read_image`.
+
+    Its metadata have the file as `filename_or_obj` and height and width as `original_size`.
+
+    Args:
+        keys: Usually "image".
+        channels: 3 gives 3 x H x W, 1 a grey picture 1 x H x W.
+    """
+
+    def __init__(self, keys: KeysCollection, channels: int = 3) -> None:
+        super().__init__(keys)
+        self.channels = channels
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """Replace the paths under the keys by images."""
         loaded = dict(data)
         for key in self.key_iterator(loaded):
-            path = loaded[key]
-            loaded[key] = MetaTensor(load_image(path), affine=torch.eye(4), meta={"filename_or_obj": str(path)})
+            image = load_image(loaded[key], self.channels)
+            meta = {"filename_or_obj": str(loaded[key]), "original_size": tuple(image.shape[1:])}
+            loaded[key] = MetaTensor(image, affine=torch.eye(4), meta=meta)
         return loaded
+
+
+class Preprocessd(MapTransform):
+    """Dictionary version of a bundle's preprocessing of one picture."""
+
+    def __init__(self, keys: KeysCollection, preprocess: Callable[[torch.Tensor], torch.Tensor]) -> None:
+        super().__init__(keys)
+        self.preprocess = preprocess
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Preprocess the pictures under the keys."""
+        return {**data, **{key: self.preprocess(data[key]) for key in self.key_iterator(dict(data))}}
 
 
 class Probabilitiesd(MapTransform):
@@ -48,9 +72,9 @@ class Probabilitiesd(MapTransform):
         return changed
 
 
-def load_image(path: str | Path) -> torch.Tensor:
-    """Read one image file as uint8, 3 x H x W, 0..255."""
-    return torch.from_numpy(read_image(path)).permute(2, 0, 1)
+def load_image(path: str | Path, channels: int = 3) -> torch.Tensor:
+    """Read one image file as uint8, 3 (or 1) x H x W, 0..255."""
+    return torch.from_numpy(read_image(path, channels)).permute(2, 0, 1)
 
 
 def to_uint8_picture(image: np.ndarray) -> np.ndarray:

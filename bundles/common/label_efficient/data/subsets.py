@@ -72,6 +72,28 @@ def labelled_subset(
     return _take_turns(member, quotas, pace, seed)
 
 
+def choose_labelled(labels: Sequence[int], number: int, seed: int) -> list[int]:
+    """Choose a number of images in all, stratified by class, decided by the seed and nested.
+
+    Each class has its own random order. The j-th image of a class of n is due at time (j - 0.5) / n, the first of every
+    class before all others; a larger number takes the same images and more.
+
+    Args:
+        labels: Class of every image, from 0.
+        number: How many to choose, from the number of classes to that of images.
+        seed: Decides the orders.
+
+    Returns:
+        Positions in `labels`, sorted.
+    """
+    turns = [
+        ((j + 0.5) / len(order) if j else 0.0, len(order), label, int(i))
+        for label, order in enumerate(_orders(class_membership(labels), seed))
+        for j, i in enumerate(order)
+    ]
+    return sorted(turn[-1] for turn in sorted(turns, key=lambda turn: turn[:3])[:number])
+
+
 def class_membership(labels: ArrayLike) -> np.ndarray:
     """Say which image belongs to which class.
 
@@ -121,16 +143,19 @@ def _quotas_per_class(sizes: np.ndarray, number: int | None, names: list[str]) -
     return np.full(len(sizes), number)
 
 
+def _orders(member: np.ndarray, seed: int) -> list[np.ndarray]:
+    """The random order of the images of every class; it depends on the seed and the class alone."""
+    # RandomState: its stream is frozen for good, unlike that of the newer generators.
+    return [np.random.RandomState([seed, c]).permutation(np.flatnonzero(member[:, c])) for c in range(member.shape[1])]
+
+
 def _take_turns(member: np.ndarray, quotas: np.ndarray, pace: np.ndarray, seed: int) -> list[int]:
     """Choose images until every class has its quota.
 
     The j-th image of class ``c`` is due at time ``(j - 0.5) / pace[c]``. A larger budget has the same turns
     in the same order and more after them, which is what makes the subsets nested.
     """
-    # RandomState: its stream is frozen for good, unlike that of the newer generators.
-    orders = [
-        np.random.RandomState([seed, c]).permutation(np.flatnonzero(member[:, c])) for c in range(member.shape[1])
-    ]
+    orders = _orders(member, seed)
     sizes = member.sum(axis=0)
     turns = sorted(((j - 0.5) / pace[c], sizes[c], c, j) for c in range(len(quotas)) for j in range(1, quotas[c] + 1))
     chosen = np.zeros(len(member), dtype=bool)

@@ -1,7 +1,87 @@
-"""`history.csv`: one row an epoch."""
+"""The history of a run: one row an epoch, as `history.csv` and in TensorBoard."""
 
 import csv
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from ignite.engine import Engine, Events
+
+from label_efficient.engine.distributed import rank_and_size
+from label_efficient.files import write_csv
+
+
+class History:
+    """Adds a row for every epoch: the metrics as `train_...` and `val_...`, and the learning rate. Rank 0 writes.
+
+    Args:
+        output_dir: Folder of the run.
+        optimizer: Whose learning rate at the start of the epoch is recorded.
+        validator: Evaluator that has run when an epoch ends.
+        val_interval: It runs every so many epochs.
+    """
+
+    def __init__(
+        self, *, output_dir: Path, optimizer: torch.optim.Optimizer, validator: Engine, val_interval: int = 1
+    ) -> None:
+        self.output_dir = output_dir
+        self.optimizer = optimizer
+        self.validator = validator
+        self.val_interval = val_interval
+        self.rows: list[dict[str, Any]] = []
+        self.learning_rate = 0.0
+        self._summary_writer: Any = None
+
+    def state_dict(self) -> dict[str, Any]:
+        """The rows."""
+        return {"rows": self.rows}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on after these rows."""
+        self.rows = list(state["rows"])
+
+    def attach(self, engine: Engine) -> None:
+        """Register on the trainer, after the handlers whose metrics it records."""
+        engine.add_event_handler(Events.EPOCH_STARTED, self._start_epoch)
+        engine.add_event_handler(Events.EPOCH_COMPLETED, self)
+        engine.add_event_handler(Events.COMPLETED, self._close)
+
+    def _start_epoch(self, engine: Engine) -> None:
+        self.learning_rate = self.optimizer.param_groups[0]["lr"]
+
+    def __call__(self, engine: Engine) -> None:
+        """Record the epoch that has just ended."""
+        row = {"epoch": engine.state.epoch, **_scalars("train", engine.state.metrics)}
+        # Not in the history, which two runs of one seed have the same to the last digit.
+        speed = row.pop("train_images_per_second", None)
+        row["learning_rate"] = self.learning_rate
+        if engine.state.epoch % self.val_interval == 0:
+            row |= _scalars("val", self.validator.state.metrics)
+        self.rows.append(row)
+        if rank_and_size()[0] == 0:
+            write_csv(self.output_dir / "history.csv", self.rows)
+            self._show(row if speed is None else row | {"train_images_per_second": speed})
+
+    def _show(self, row: Mapping[str, float]) -> None:
+        if self._summary_writer is None:
+            from torch.utils.tensorboard import SummaryWriter
+
+            purge = row["epoch"] if len(self.rows) > 1 else None
+            self._summary_writer = SummaryWriter(str(self.output_dir / "tensorboard"), purge_step=purge)
+        for name, value in row.items():
+            if name != "epoch" and np.isfinite(value):
+                self._summary_writer.add_scalar(name.replace("_", "/", 1), value, row["epoch"])
+        self._summary_writer.flush()
+
+    def _close(self, engine: Engine) -> None:
+        if self._summary_writer is not None:
+            self._summary_writer.close()
+
+
+def _scalars(prefix: str, metrics: Mapping[str, Any]) -> dict[str, float]:
+    return {f"{prefix}_{name}": float(value) for name, value in metrics.items()}
 
 
 def read_history(path: Path) -> list[dict[str, float]]:

@@ -13,12 +13,14 @@ from label_efficient.engine.distributed import rank_and_size
 
 
 class LossTerms:
-    """Means of the loss and of its terms over the images of an epoch, in the engine's metrics.
+    """Means of the loss and of its terms over an epoch, in the engine's metrics.
 
-    `loss`, the terms by name, and in training `images_per_second`.
+    `loss`, the terms by name, and in training `images_per_second`. The means are over the images; over the steps where
+    an engine's output has `num_images`, those of all the streams that the step drew from.
 
     Args:
-        loss_function: The loss, which keeps its terms as `terms`: scalars by name.
+        loss_function: The loss, which keeps its terms as `terms`: scalars by name. It may name ratios of counts among
+            them as `ratios`, each by a pair of terms: they are formed over the whole epoch, where there is any count.
         training: Whether the engine is the trainer. An evaluator computes no loss: the handler does.
 
     Raises:
@@ -28,13 +30,9 @@ class LossTerms:
     def __init__(self, loss_function: Any, training: bool = True) -> None:
         self.loss_function = loss_function
         self.training = training
+        self.ratios: Mapping[str, tuple[str, str]] = getattr(loss_function, "ratios", {})
         self.sums: dict[str, torch.Tensor] = {}
-        self.count = 0
-        self.started = 0.0
-
-    def terms(self) -> Mapping[str, torch.Tensor]:
-        """Terms of the loss that was computed last, scalars by name."""
-        return self.loss_function.terms
+        self.weight, self.images, self.started = 0, 0, 0.0
 
     def attach(self, engine: Engine) -> None:
         """Register on a trainer or an evaluator."""
@@ -43,7 +41,7 @@ class LossTerms:
         engine.add_event_handler(Events.EPOCH_COMPLETED, self._report)
 
     def _reset(self, engine: Engine) -> None:
-        self.sums, self.count, self.started = {}, 0, time.perf_counter()
+        self.sums, self.weight, self.images, self.started = {}, 0, 0, time.perf_counter()
 
     def __call__(self, engine: Engine) -> None:
         """Add the terms of the batch that has just been computed."""
@@ -53,25 +51,31 @@ class LossTerms:
                 loss = self.loss_function(output["pred"], output["label"])
         else:
             loss = output["loss"].detach()
-        images = len(output["label"])
-        for name, value in {"loss": loss, **self.terms()}.items():
+        by_step = "num_images" in output
+        images = output["num_images"] if by_step else len(output["label"])
+        for name, value in {"loss": loss, **self.loss_function.terms}.items():
             # The sums stay on the device: reading them here would wait for it at every step.
-            self.sums[name] = self.sums.get(name, 0) + value.double() * images
-        self.count += images
+            self.sums[name] = self.sums.get(name, 0) + (value.float() if by_step else value.double() * images)
+        self.weight += 1 if by_step else images
+        self.images += images
 
     def _report(self, engine: Engine) -> None:
         if not self.sums:
             return
-        sums = torch.stack([*self.sums.values(), next(iter(self.sums.values())).new_tensor(self.count)])
+        sums = torch.stack([value.double() for value in self.sums.values()])
+        sums = torch.cat([sums, sums.new_tensor([self.weight, self.images])])
         if rank_and_size()[1] > 1:
             dist.all_reduce(sums)
-        values = dict(zip(self.sums, (sums[:-1] / sums[-1]).tolist(), strict=True))
-        if self.training and not math.isfinite(values["loss"]):
+        *values, weight, images = sums.tolist()
+        totals = dict(zip(self.sums, values, strict=True))
+        if self.training and not math.isfinite(totals["loss"]):
             raise ValueError(
-                f"training diverged: the loss is {values['loss']} in epoch {engine.state.epoch}; try a smaller "
+                f"training diverged: the loss is {totals['loss']} in epoch {engine.state.epoch}; try a smaller "
                 "learning_rate"
             )
-        engine.state.metrics.update(values)
+        counts = {name for pair in self.ratios.values() for name in pair}
+        metrics = engine.state.metrics
+        metrics.update({name: total / weight for name, total in totals.items() if name not in counts})
+        metrics.update({name: totals[a] / totals[b] for name, (a, b) in self.ratios.items() if totals.get(b)})
         if self.training:
-            seconds = time.perf_counter() - self.started
-            engine.state.metrics["images_per_second"] = float(sums[-1]) / seconds
+            metrics["images_per_second"] = images / (time.perf_counter() - self.started)

@@ -8,6 +8,7 @@ from typing import Any, Protocol
 
 import torch
 
+from label_efficient.engine.autocast import half_precision
 from label_efficient.engine.distributed import rank_and_size
 from label_efficient.engine.log import log_to_file, table
 from label_efficient.settings import Settings
@@ -72,4 +73,10 @@ class Opening:
         name = torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else threads
         ranks = rank_and_size()[1]
         logger.info("device: %s (%s)%s", self.device, name, f", {ranks} processes" if ranks > 1 else "")
+        if self.settings["amp"]:
+            half = {"cuda": "float16", "cpu": "bfloat16"}.get(self.device.type, "half precision")
+            used = (
+                half if half_precision(self.settings["amp"], self.device) else "single precision, the faster one here"
+            )
+            logger.info("amp=%s: %s", self.settings["amp"], used)
         logger.info("output: %s", self.output_dir)

@@ -1,8 +1,17 @@
 """The folder of a run."""
 
+import logging
+import shutil
 from pathlib import Path
 
 from label_efficient.settings import SettingsError
+
+logger = logging.getLogger(__name__)
+
+_FILES = (
+    "checkpoint.pt model.pt model.json calibration.json history.csv metrics.json predictions.csv report.html".split()
+)
+_FOLDERS = ("tensorboard", "figures")
 
 
 def check_output_dir(folder: Path) -> None:
@@ -19,3 +28,19 @@ def check_output_dir(folder: Path) -> None:
             f"output_dir={str(folder)!r} holds {', '.join(found)}, which a run would replace, and no config.json of an "
             "earlier run: give an empty or a new folder"
         )
+
+
+def clear_output_dir(folder: Path, *, warn: bool = True) -> None:
+    """Take away what an earlier run left: it would be taken for this one's.
+
+    Args:
+        folder: As of `check_output_dir`, which is called first.
+        warn: Whether a run that could have been continued is worth a warning.
+    """
+    check_output_dir(folder)
+    if warn and (folder / "checkpoint.pt").is_file():
+        logger.warning("%s: the earlier run there is replaced (resume=true continues one)", folder)
+    for name in _FILES:
+        (folder / name).unlink(missing_ok=True)
+    for name in _FOLDERS:
+        shutil.rmtree(folder / name, ignore_errors=True)

@@ -20,13 +20,13 @@ class Progress:
     Args:
         validator: Evaluator that has run when the epoch's line is written.
         key_metric: Its metric to show.
-        batch_size: Images per step, of all ranks.
+        batch_size: Images per step and process.
     """
 
     def __init__(self, validator: Engine, key_metric: str, batch_size: int) -> None:
         self.validator = validator
         self.key_metric = key_metric
-        self.batch_size = batch_size
+        self.batch_size = batch_size * rank_and_size()[1]
         self.bar: tqdm | None = None
         self.started = 0.0
         self.start_epoch = 0

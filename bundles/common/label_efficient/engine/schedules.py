@@ -2,21 +2,28 @@
 
 import math
 
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LambdaLR
+
 LR_SCHEDULES = ("step", "one_cycle", "constant")
+ALONG_THE_RUN = ("one_cycle", "cosine")  # a run of another length has another rate in every epoch
 _RISE = 0.25  # share of a one-cycle schedule in which the rate rises
 
 
-def rate_factor(schedule: str, epoch: float, *, max_epochs: int, lr_step: int, lr_factor: float) -> float:
+def rate_factor(schedule: str, epoch: float, *, max_epochs: int, lr_step: int = 1, lr_factor: float = 1.0) -> float:
     """Factor of the learning rate.
 
     Args:
         schedule: "step": times `lr_factor` every `lr_step` epochs. "one_cycle": up from a twenty-fifth over the first
             quarter of the run, then along a cosine to nearly zero (after Smith and Topin, 2018, without momentum).
-            "constant".
+            "cosine": along a cosine from the first epoch on. "constant".
         epoch: How far training is, from 0; the steps within an epoch are fractions.
         max_epochs: Length of the run.
         lr_step: Epochs of a step.
         lr_factor: Of a step.
+
+    Raises:
+        ValueError: If the schedule is unknown.
     """
     if schedule == "step":
         return lr_factor ** int(epoch // lr_step)
@@ -25,4 +32,35 @@ def rate_factor(schedule: str, epoch: float, *, max_epochs: int, lr_step: int, l
         if done < _RISE:
             return 0.04 + 0.96 * done / _RISE
         return max(0.5 * (1 + math.cos(math.pi * (done - _RISE) / (1 - _RISE))), 1e-4)
-    return 1.0
+    if schedule == "cosine":
+        return 0.5 * (1.0 + math.cos(math.pi * epoch / max_epochs))
+    if schedule == "constant":
+        return 1.0
+    raise ValueError(f"schedule is {schedule!r}, expected cosine or one of {', '.join(LR_SCHEDULES)}")
+
+
+def lr_scheduler(
+    optimizer: Optimizer,
+    schedule: str,
+    *,
+    max_epochs: int,
+    lr_step: int = 1,
+    lr_factor: float = 1.0,
+    steps_per_epoch: int = 1,
+) -> LambdaLR:
+    """Scheduler of an optimizer's learning rate, see `rate_factor`.
+
+    Args:
+        optimizer: Whose rate falls.
+        schedule: As of `rate_factor`, like the following.
+        max_epochs: Length of the run.
+        lr_step: Epochs of a step.
+        lr_factor: Of a step.
+        steps_per_epoch: How often it is asked in an epoch.
+    """
+
+    def factor(step: int) -> float:
+        epoch = step / steps_per_epoch
+        return rate_factor(schedule, epoch, max_epochs=max_epochs, lr_step=lr_step, lr_factor=lr_factor)
+
+    return LambdaLR(optimizer, factor)

@@ -5,10 +5,10 @@ import logging
 import math
 import os
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
-import numpy as np
 import torch
+from scipy.optimize import brentq
 from torch.nn import functional
 
 from label_efficient.files import write_json
@@ -21,13 +21,11 @@ _NUMBERS = ("temperature", "nll_before", "nll_after", "ece_before", "ece_after")
 _OPERATING_NUMBERS = ("threshold", "target_specificity", "sensitivity", "specificity")
 _POSITIVE, _FRACTIONS = ("temperature",), ("ece_before", "ece_after", "sensitivity", "specificity")
 
-Logits = TypeVar("Logits", torch.Tensor, np.ndarray)
-
 
 def fit_temperature(logits: Any, targets: Any, multi_label: bool = False) -> float:
     """Temperature that minimises the negative log-likelihood of validation data.
 
-    The likelihood is convex in 1 / T, so the zero of its slope is found by bisection, in float64 and without
+    The likelihood is convex in 1 / T, so the zero of its slope is bracketed and found, in float64 and without
     randomness. The result is never worse than T = 1.
 
     Args:
@@ -40,9 +38,12 @@ def fit_temperature(logits: Any, targets: Any, multi_label: bool = False) -> flo
         a warning is logged: the true minimum lies beyond, as for perfectly separated classes.
     """
     logits, targets = _check(logits, targets, multi_label)
+
+    def slope(log_scale: float) -> float:
+        return _slope(logits, targets, math.exp(log_scale), multi_label)
+
     lower, upper = -math.log(HIGHEST), -math.log(LOWEST)  # of log(1 / T)
-    slope_lower = _slope(logits, targets, math.exp(lower), multi_label)
-    slope_upper = _slope(logits, targets, math.exp(upper), multi_label)
+    slope_lower, slope_upper = slope(lower), slope(upper)
     if slope_lower == slope_upper == 0:
         return 1.0
     if slope_lower >= 0:
@@ -50,13 +51,7 @@ def fit_temperature(logits: Any, targets: Any, multi_label: bool = False) -> flo
     elif slope_upper <= 0:
         temperature = LOWEST
     else:
-        for _ in range(60):
-            middle = (lower + upper) / 2
-            if _slope(logits, targets, math.exp(middle), multi_label) > 0:
-                upper = middle
-            else:
-                lower = middle
-        temperature = math.exp(-(lower + upper) / 2)
+        temperature = math.exp(-brentq(slope, lower, upper, xtol=1e-15))
     if _nll(logits / temperature, targets, multi_label) > _nll(logits, targets, multi_label):
         return 1.0  # only by rounding, where T = 1 is the minimum
     if temperature in (LOWEST, HIGHEST):
@@ -65,13 +60,6 @@ def fit_temperature(logits: Any, targets: Any, multi_label: bool = False) -> flo
             temperature, LOWEST, HIGHEST, len(logits),
         )  # fmt: skip
     return temperature
-
-
-def apply_temperature(logits: Logits, temperature: float) -> Logits:
-    """Logits divided by the temperature; decisions by the largest logit, or by its sign, stay as they are."""
-    if not _is_number(temperature) or temperature <= 0:
-        raise ValueError(f"temperature must be a positive finite number, got {temperature!r}.")
-    return logits / temperature
 
 
 def write_calibration(

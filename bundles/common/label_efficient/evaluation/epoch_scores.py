@@ -2,9 +2,11 @@
 
 import logging
 import math
+from collections.abc import Callable
 from typing import Any
 
 import torch
+from monai.handlers import IgniteMetricHandler
 from monai.metrics import CumulativeIterationMetric
 from monai.utils import convert_to_tensor
 
@@ -73,3 +75,15 @@ class EpochScore(CumulativeIterationMetric):
             missing = undefined_classes(targets, probabilities, self.task, names)
             logger.warning("The AUC is undefined: no image, or every image, is of class %s.", ", ".join(missing))
         return torch.tensor(value, dtype=torch.float64)
+
+
+def score_handler(score: str, *, task: str, output_transform: Callable[[Any], Any]) -> IgniteMetricHandler:
+    """Handler that leaves a score of every epoch in an engine's metrics.
+
+    Args:
+        score: As of `EpochScore`, like the task.
+        task: Of the data.
+        output_transform: The engine's output to probabilities and targets.
+    """
+    metric = EpochScore(score=score, task=task)
+    return IgniteMetricHandler(metric_fn=metric, output_transform=output_transform, save_details=False)

@@ -1,4 +1,4 @@
-"""Figures of a classifier: MedMNIST's AUC and ACC, tables by class, calibration error, operating points.
+"""Figures of a classifier: MedMNIST's AUC and ACC, tables by class, calibration error.
 
 Everywhere in this file ``targets`` are class indices ``(N,)`` (MedMNIST's ``(N, 1)`` is flattened) or 0/1
 ``(N, K)`` for several labels an image, and ``probabilities`` are ``(N, K)``: a softmax, or K sigmoids for
@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import ArrayLike
-from sklearn.metrics import confusion_matrix, roc_auc_score
+from sklearn.metrics import cohen_kappa_score, confusion_matrix, precision_recall_fscore_support, roc_auc_score
 
 logger = logging.getLogger(__name__)
 
@@ -36,18 +36,18 @@ def auc(targets: ArrayLike, probabilities: ArrayLike, task: str) -> float:
     Returns:
         The area, NaN where that of any class is undefined (``undefined_classes`` names them).
     """
-    return float(np.mean(_class_aucs(*_check(targets, probabilities, task), task)))
+    return float(np.mean(_class_aucs(*check_predictions(targets, probabilities, task), task)))
 
 
 def accuracy(targets: ArrayLike, probabilities: ArrayLike, task: str) -> float:
     """Accuracy as ``medmnist.evaluator.getACC`` computes it; for several labels the mean over labels."""
-    checked_targets, checked_probabilities = _check(targets, probabilities, task)
+    checked_targets, checked_probabilities = check_predictions(targets, probabilities, task)
     return float(np.mean(_decide(checked_probabilities, task) == checked_targets))
 
 
 def undefined_classes(targets: ArrayLike, probabilities: ArrayLike, task: str, classes: Sequence[str]) -> list[str]:
     """Names of the classes whose AUC is undefined: no image has the class, or every image has it."""
-    checked = _check(targets, probabilities, task)
+    checked = check_predictions(targets, probabilities, task)
     _check_classes(classes, checked[1])
     return [name for name, value in zip(classes, _class_aucs(*checked, task), strict=True) if math.isnan(value)]
 
@@ -67,7 +67,7 @@ def summary(targets: ArrayLike, probabilities: ArrayLike, task: str, classes: Se
         several labels F1 and balanced accuracy are means over labels, ``ece`` and ``nll`` are over all N * K
         decisions. NaN where undefined; a warning in the log names the classes without an AUC.
     """
-    checked_targets, checked_probabilities = _check(targets, probabilities, task)
+    checked_targets, checked_probabilities = check_predictions(targets, probabilities, task)
     _check_classes(classes, checked_probabilities)
     aucs = _class_aucs(checked_targets, checked_probabilities, task)
     undefined = [name for name, value in zip(classes, aucs, strict=True) if math.isnan(value)]
@@ -75,8 +75,7 @@ def summary(targets: ArrayLike, probabilities: ArrayLike, task: str, classes: Se
         logger.warning("The AUC is undefined: no image, or every image, is of %s.", ", ".join(undefined))
 
     decisions = _decide(checked_probabilities, task)
-    matrix = _confusion(checked_targets, decisions, task, len(classes))
-    rates = _rates(matrix, task)
+    rates = _rates(checked_targets, decisions, task, len(classes))
     recall = rates["recall"]
     confidence, chosen = _confidence(checked_targets, checked_probabilities, decisions, task)
     result: dict[str, float] = {
@@ -89,7 +88,7 @@ def summary(targets: ArrayLike, probabilities: ArrayLike, task: str, classes: Se
         "n": len(checked_targets),
     }
     if task == ORDINAL:
-        result["quadratic_kappa"] = _quadratic_kappa(matrix)
+        result["quadratic_kappa"] = _quadratic_kappa(checked_targets, decisions, len(classes))
     if task == BINARY:
         result["sensitivity"] = float(recall[1])
         result["specificity"] = float(rates["specificity"][1])
@@ -102,12 +101,11 @@ def per_class(targets: ArrayLike, probabilities: ArrayLike, task: str, classes: 
     Each class against the rest; NaN where undefined (a precision without a prediction, a recall without an
     image). Both rows of a binary task carry the one AUC, that of the second column.
     """
-    checked_targets, checked_probabilities = _check(targets, probabilities, task)
+    checked_targets, checked_probabilities = check_predictions(targets, probabilities, task)
     _check_classes(classes, checked_probabilities)
-    matrix = _confusion(checked_targets, _decide(checked_probabilities, task), task, len(classes))
-    rates = _rates(matrix, task)
+    rates = _rates(checked_targets, _decide(checked_probabilities, task), task, len(classes))
     rates["auc"] = np.array(_class_aucs(checked_targets, checked_probabilities, task))
-    support = _one_against_rest(matrix, task)[:, 1].sum(axis=1)
+    support = rates.pop("support")
     return [
         {"class": name, "support": int(support[k])} | {key: float(rate[k]) for key, rate in rates.items()}
         for k, name in enumerate(classes)
@@ -120,7 +118,7 @@ def confusion(targets: ArrayLike, probabilities: ArrayLike, task: str, num_class
     Returns:
         ``(K, K)`` counts, or ``(K, 2, 2)`` for several labels: one ``[[tn, fp], [fn, tp]]`` a label.
     """
-    checked_targets, checked_probabilities = _check(targets, probabilities, task)
+    checked_targets, checked_probabilities = check_predictions(targets, probabilities, task)
     if num_classes != checked_probabilities.shape[1]:
         raise ValueError(f"num_classes is {num_classes}, probabilities have {checked_probabilities.shape[1]}.")
     return _confusion(checked_targets, _decide(checked_probabilities, task), task, num_classes)
@@ -147,58 +145,12 @@ def expected_calibration_error(confidence: ArrayLike, correct: ArrayLike, bins: 
     return float(np.abs(gaps).sum() / len(confidence))
 
 
-def threshold_at_specificity(targets: ArrayLike, probabilities: ArrayLike, specificity: float) -> dict[str, float]:
-    """Smallest threshold that reaches a specificity, to be chosen on validation data.
-
-    An image is positive where its probability of the second class is at least the threshold. Candidates are
-    the probabilities seen, as in a ROC curve; where even the largest leaves too many false positives, the
-    number just above it, at which no image is positive.
-
-    Args:
-        targets: ``(N,)``, both classes present.
-        probabilities: ``(N, 2)``.
-        specificity: the least specificity wanted, between 0 and 1, both excluded.
-
-    Returns:
-        ``threshold``, and the ``sensitivity`` and ``specificity`` that it has on these data.
-    """
-    if not 0 < specificity < 1:
-        raise ValueError(f"specificity must be between 0 and 1, both excluded, got {specificity}.")
-    checked_targets, checked_probabilities = _check(targets, probabilities, BINARY)
-    scores = checked_probabilities[:, 1]
-    negatives = np.sort(scores[checked_targets == 0])
-    if len(negatives) in (0, len(scores)):
-        raise ValueError(f"Both classes are needed to choose a threshold, all targets are {checked_targets[0]}.")
-    candidates = np.unique(scores)
-    candidates = np.append(candidates, np.nextafter(candidates[-1], np.inf))
-    reached = np.searchsorted(negatives, candidates, side="left") / len(negatives) >= specificity
-    threshold = float(candidates[np.argmax(reached)])
-    return {"threshold": threshold} | _sensitivity_specificity(checked_targets, scores >= threshold)
-
-
-def sensitivity_specificity(targets: ArrayLike, probabilities: ArrayLike, threshold: float) -> dict[str, float]:
-    """Sensitivity and specificity of a threshold chosen beforehand: positive is at least the threshold.
-
-    Args:
-        targets: ``(N,)``.
-        probabilities: ``(N, 2)``.
-        threshold: as ``threshold_at_specificity`` returns it.
-
-    Returns:
-        ``sensitivity`` and ``specificity``, NaN for that of an absent class.
-    """
-    if not math.isfinite(threshold):
-        raise ValueError(f"threshold must be a finite number, got {threshold}.")
-    checked_targets, checked_probabilities = _check(targets, probabilities, BINARY)
-    return _sensitivity_specificity(checked_targets, checked_probabilities[:, 1] >= threshold)
-
-
 def _class_aucs(targets: np.ndarray, probabilities: np.ndarray, task: str) -> list[float]:
     """AUC of each of K columns, NaN where undefined; a binary task has one, given for both classes."""
     if task == BINARY:
         return [_binary_auc(targets, probabilities[:, 1])] * 2
-    truth = targets if task == MULTI_LABEL else targets[:, None] == np.arange(probabilities.shape[1])
-    return [_binary_auc(truth[:, k], probabilities[:, k]) for k in range(probabilities.shape[1])]
+    truth = _columns(targets, task, probabilities.shape[1])
+    return [_binary_auc(*columns) for columns in zip(truth.T, probabilities.T, strict=True)]
 
 
 def _binary_auc(truth: np.ndarray, scores: np.ndarray) -> float:
@@ -221,29 +173,27 @@ def _confusion(targets: np.ndarray, decisions: np.ndarray, task: str, num_classe
     return confusion_matrix(targets, decisions, labels=range(num_classes))
 
 
-def _one_against_rest(matrix: np.ndarray, task: str) -> np.ndarray:
-    """Counts ``[[tn, fp], [fn, tp]]`` of every class, ``(K, 2, 2)``, from a confusion matrix."""
-    if task == MULTI_LABEL:
-        return matrix
-    tp = np.diag(matrix)
-    fp, fn = matrix.sum(axis=0) - tp, matrix.sum(axis=1) - tp
-    return np.stack([matrix.sum() - tp - fp - fn, fp, fn, tp], axis=1).reshape(-1, 2, 2)
+def _columns(values: np.ndarray, task: str, num_classes: int) -> np.ndarray:
+    """Class indices ``(N,)``, or 0/1 ``(N, K)``, as one column of truth values a class, ``(N, K)``."""
+    return values == 1 if task == MULTI_LABEL else values[:, None] == np.arange(num_classes)
 
 
-def _rates(matrix: np.ndarray, task: str) -> dict[str, np.ndarray]:
-    """Rates ``(K,)`` of every class against the rest, NaN for 0 / 0."""
-    tn, fp, fn, tp = _one_against_rest(matrix, task).reshape(-1, 4).T
-    return {
-        "precision": _ratio(tp, tp + fp),
-        "recall": _ratio(tp, tp + fn),
-        "specificity": _ratio(tn, tn + fp),
-        "f1": _ratio(2 * tp, 2 * tp + fp + fn),
-    }
+def _rates(targets: np.ndarray, decisions: np.ndarray, task: str, num_classes: int) -> dict[str, np.ndarray]:
+    """Rates and support ``(K,)`` of every class against the rest, NaN for 0 / 0."""
+    truth, decided = (_columns(values, task, num_classes) for values in (targets, decisions))
+    by_class = [
+        precision_recall_fscore_support(*columns, labels=[0, 1], zero_division=np.nan)
+        for columns in zip(truth.T, decided.T, strict=True)
+    ]
+    (_, precision), (specificity, recall), (_, f1), (_, support) = np.array(by_class).transpose(1, 2, 0)
+    return {"support": support, "precision": precision, "recall": recall, "specificity": specificity, "f1": f1}
 
 
-def _ratio(numerator: ArrayLike, denominator: ArrayLike) -> np.ndarray:
-    numerator, denominator = np.asarray(numerator, float), np.asarray(denominator, float)
-    return np.divide(numerator, denominator, out=np.full(numerator.shape, np.nan), where=denominator > 0)
+def _quadratic_kappa(targets: np.ndarray, decisions: np.ndarray, num_classes: int) -> float:
+    """Cohen's kappa with quadratic weights, NaN where chance alone cannot disagree."""
+    if len(np.union1d(targets, decisions)) == 1:
+        return math.nan
+    return float(cohen_kappa_score(targets, decisions, labels=range(num_classes), weights="quadratic"))
 
 
 def _confidence(
@@ -257,23 +207,7 @@ def _confidence(
     return probabilities[rows, decisions], probabilities[rows, targets]
 
 
-def _quadratic_kappa(matrix: np.ndarray) -> float:
-    """Cohen's kappa with quadratic weights, NaN where chance alone cannot disagree."""
-    index = np.arange(len(matrix))
-    weights = (index[:, None] - index) ** 2
-    by_chance = np.outer(matrix.sum(axis=1), matrix.sum(axis=0)) / matrix.sum()
-    return float(1 - _ratio((weights * matrix).sum(), (weights * by_chance).sum()))
-
-
-def _sensitivity_specificity(targets: np.ndarray, positive: np.ndarray) -> dict[str, float]:
-    truth = targets == 1
-    return {
-        "sensitivity": float(_ratio((positive & truth).sum(), truth.sum())),
-        "specificity": float(_ratio((~positive & ~truth).sum(), (~truth).sum())),
-    }
-
-
-def _check(targets: ArrayLike, probabilities: ArrayLike, task: str) -> tuple[np.ndarray, np.ndarray]:
+def check_predictions(targets: ArrayLike, probabilities: ArrayLike, task: str) -> tuple[np.ndarray, np.ndarray]:
     """Targets as int64 ``(N,)`` or ``(N, K)`` and probabilities as float64 ``(N, K)``, or a ValueError."""
     check_task(task)
     scores = _numbers("probabilities", probabilities)

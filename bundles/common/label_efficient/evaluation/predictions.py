@@ -15,8 +15,8 @@ def prediction_rows(
     *,
     files: Sequence[str],
     classes: Sequence[str],
-    probabilities: np.ndarray,
-    uncertainty: np.ndarray,
+    probabilities: np.ndarray | None,
+    uncertainty: Sequence[float] | np.ndarray,
     multi_label: bool = False,
     labels: np.ndarray | None = None,
     errors: Sequence[str] | None = None,
@@ -26,7 +26,7 @@ def prediction_rows(
     Args:
         files: N names.
         classes: K names.
-        probabilities: N x K.
+        probabilities: N x K, or None where nothing tells the classes: without pred and p_<class> then.
         uncertainty: (N,), 0..1.
         multi_label: Whether an image can have several labels: `pred` has the names of those with p > 0.5, joined by
             "; ", or is "none".
@@ -39,9 +39,10 @@ def prediction_rows(
         if labels is not None:
             row["label"] = _names(labels[index], classes)
         error = errors[index] if errors is not None else ""
-        p = probabilities[index]
-        row["pred"] = "" if error else _names(p > 0.5 if multi_label else int(p.argmax()), classes)
-        row.update({f"p_{name}": "" if error else f"{p[k]:.6f}" for k, name in enumerate(classes)})
+        if probabilities is not None:
+            p = probabilities[index]
+            row["pred"] = "" if error else _names(p > 0.5 if multi_label else int(p.argmax()), classes)
+            row.update({f"p_{name}": "" if error else f"{p[k]:.6f}" for k, name in enumerate(classes)})
         row["uncertainty"] = "" if error else f"{uncertainty[index]:.6f}"
         row["error"] = error
         rows.append(row)

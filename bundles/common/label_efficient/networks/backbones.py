@@ -97,6 +97,7 @@ class ResNetBackbone(ResNet):
             num_classes=num_classes,
             bias_downsample=False,
         )
+        self.name = name
         self.node_channels = tuple(planes * base.expansion for planes in get_inplanes())
 
     def forward_nodes(self, x: torch.Tensor) -> list[torch.Tensor]:
@@ -129,6 +130,7 @@ class DenseNetBackbone(DenseNet):
             init_features=64,
             block_config=blocks,
         )
+        self.name = name
         channels = 64
         self.node_channels: tuple[int, ...] = ()
         for layers in blocks:
@@ -162,6 +164,7 @@ class VGGBackbone(nn.Module):
 
     def __init__(self, name: str, num_classes: int, in_channels: int = 3) -> None:
         super().__init__()
+        self.name = name
         layers: list[nn.Module] = []
         pools: list[int] = []
         for channels, convolutions in zip((64, 128, 256, 512, 512), _VGGS[name], strict=True):

@@ -6,7 +6,8 @@ from pathlib import Path
 from urllib.error import URLError
 
 import torch
-from torch import nn
+
+from label_efficient.networks.backbones import Backbone
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 ADDRESS = "https://download.pytorch.org/models/"
@@ -28,18 +29,18 @@ FILES = {
 }
 
 
-def load_imagenet(network: nn.Module, name: str, address: str = ADDRESS) -> None:
+def load_imagenet(backbone: Backbone, address: str = ADDRESS) -> None:
     """Load ImageNet weights into a backbone, all but its classifier.
 
     Args:
-        network: As `_backbones.build_backbone` makes it, with any classifier.
-        name: Of the backbone.
+        backbone: With any classifier.
         address: Where the files are.
 
     Raises:
         ConnectionError: If the file is neither in torch's cache nor to be had.
         ValueError: If the weights do not fit.
     """
+    name = backbone.name
     url = address + FILES[name]
     try:
         weights = torch.hub.load_state_dict_from_url(url, map_location="cpu", check_hash=True, weights_only=True)
@@ -54,7 +55,7 @@ def load_imagenet(network: nn.Module, name: str, address: str = ADDRESS) -> None
             raise
         path = Path(torch.hub.get_dir()) / "checkpoints" / FILES[name]
         raise ValueError(f"pretrained=true: {path} is damaged ({str(error)[:200]}): delete it and try again") from error
-    _load_matching(network, imagenet_names(weights, name), url)
+    _load_matching(backbone, imagenet_names(weights, name), url)
 
 
 def imagenet_names(weights: Mapping[str, torch.Tensor], backbone: str) -> dict[str, torch.Tensor]:
@@ -67,8 +68,8 @@ def imagenet_names(weights: Mapping[str, torch.Tensor], backbone: str) -> dict[s
     return {pattern.sub(r"\1.layers.\2\3.", k): v for k, v in kept.items()}
 
 
-def _load_matching(network: nn.Module, weights: Mapping[str, torch.Tensor], source: str) -> None:
-    outcome = network.load_state_dict(dict(weights), strict=False)
+def _load_matching(backbone: Backbone, weights: Mapping[str, torch.Tensor], source: str) -> None:
+    outcome = backbone.load_state_dict(dict(weights), strict=False)
     # Attention modules and the classifier are not in ImageNet's weights; anything else missing is a mistake.
     new = ("fc.", "class_layers.")
     missing = [k for k in outcome.missing_keys if ".attention." not in k and not k.startswith(new)]

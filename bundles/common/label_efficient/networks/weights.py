@@ -29,20 +29,23 @@ def load_weights(network: nn.Module, path: str | Path) -> None:
         ) from error
 
 
-def read_model_info(ckpt_path: str, needed: Sequence[str]) -> dict[str, Any]:
+def read_model_info(ckpt_path: str, *, bundle: str, needed: Sequence[str]) -> dict[str, Any]:
     """What weights are: the `.json` of the same name beside them (network, classes, preprocessing).
 
     Args:
         ckpt_path: The weights.
+        bundle: Whose weights they must be.
         needed: Names that the description must have.
 
     Raises:
         FileNotFoundError: If it is missing: without it the classes would be a guess.
-        ValueError: If a name is missing in it.
+        ValueError: If they are the weights of another bundle, or a name is missing.
     """
     path = Path(ckpt_path).with_suffix(".json")
     info = read_json(path, f"the description of {Path(ckpt_path).name}: a run writes both, keep them together")
-    if missing := [name for name in needed if name not in info]:
+    if info.get("bundle", bundle) != bundle:
+        raise ValueError(f"{path}: these are weights of the bundle {info['bundle']!r}, expected {bundle!r}")
+    if missing := [name for name in ("bundle", *needed) if name not in info]:
         raise ValueError(f"{path}: {', '.join(missing)} missing; expected the file that a run of this bundle writes")
     return info
 

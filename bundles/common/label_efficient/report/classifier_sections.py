@@ -1,16 +1,20 @@
-"""Sections of the report of a classifier's run."""
+"""Sections of the report on what a network says of images with a class."""
 
-from collections.abc import Callable, Mapping
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from markupsafe import Markup
 
 from label_efficient.data.image_data import ImageData
 from label_efficient.data.picture_transforms import to_uint8_picture
 from label_efficient.evaluation.predictions import decision_confidence
-from label_efficient.report import figures as _figures
-from label_efficient.report import page as _report
+from label_efficient.report.figures import save_confusion_matrix, save_reliability, save_roc
+from label_efficient.report.page import Section, figure, gallery, section, table, thumbnail
 
 NUM_HARDEST = 18
 LABELS = {
@@ -27,97 +31,143 @@ LABELS = {
 }
 
 
-def figures_table(metrics: Mapping[str, Any]) -> list[str]:
-    """The figures of validation, test and the last epoch, and of the operating point: blocks of a section."""
+@dataclass(frozen=True)
+class ClassifiedImages:
+    """The N images that the sections show, and what the network says of them.
+
+    Attributes:
+        where: What they are, for instance "test".
+        classes: K names.
+        files: Name of every image.
+        targets: (N,) class indices, or N x K of 0 and 1 for several labels an image.
+        probabilities: N x K, after calibration if there was one.
+        raw_probabilities: N x K, before.
+        uncertainty: (N,) in 0..1.
+        picture: Gives an image as stored, by its position.
+    """
+
+    where: str
+    classes: Sequence[str]
+    files: Sequence[str]
+    targets: np.ndarray
+    probabilities: np.ndarray
+    raw_probabilities: np.ndarray
+    uncertainty: np.ndarray
+    picture: Callable[[int], np.ndarray]
+
+    @classmethod
+    def of_test(cls, data: ImageData, **found: Any) -> ClassifiedImages:
+        """Those of a data set's test split; the rest as of the class."""
+        part = data.splits["test"]
+        return cls(where="test", classes=data.classes, files=part.files, targets=part.labels, **found)
+
+    @property
+    def multi_label(self) -> bool:
+        """Whether an image can have several labels."""
+        return self.targets.ndim == 2
+
+
+def figures_section(metrics: Mapping[str, Any]) -> Section:
+    """The figures of validation, test and the last epoch, and of the operating point."""
     columns = {"validation": metrics["validation"], "test": metrics["test"]}
     if "last_epoch" in metrics:
         columns[f"test, last epoch ({metrics['last_epoch']['epoch']})"] = metrics["last_epoch"]["test"]
-    rows = [
-        [label, *[values[name] for values in columns.values()]]
-        for name, label in LABELS.items()
-        if name in metrics["test"]
-    ]
     caption = f"Epoch {metrics['chosen_epoch']}, chosen on validation AUC"
-    blocks: list[str] = [_report.table(["figure", *columns], rows, caption)]
+    blocks = [figures_table(columns, LABELS, caption)]
     if "operating_point" in metrics:
         point, found = metrics["operating_point"]["validation"], metrics["operating_point"]["test"]
-        header = ["", "validation", "test"]
         rows = [[name, point[name], found[name]] for name in ("sensitivity", "specificity")]
         caption = (
             f"Threshold {point['threshold']:.4f}, chosen on validation for a specificity of at least "
             f"{point['target_specificity']}"
         )
-        blocks.append(_report.table(header, rows, caption))
-    return blocks
+        blocks.append(table(["", "validation", "test"], rows, caption))
+    return section("Figures", *blocks)
 
 
-def data_section(data: ImageData) -> str:
+def figures_table(columns: Mapping[str, Mapping[str, Any]], labels: Mapping[str, str], caption: str) -> Markup:
+    """Figures side by side, those that any of the columns has.
+
+    Args:
+        columns: Figures by name, by the title of their column.
+        labels: Names of figures, in order, and what they are called.
+        caption: Of the table.
+    """
+    rows = [
+        [label, *[values.get(name) for values in columns.values()]]
+        for name, label in labels.items()
+        if any(name in values for values in columns.values())
+    ]
+    return table(["figure", *columns], rows, caption)
+
+
+def data_section(data: ImageData) -> Section:
     """Counts by class and split, and what is to be known of them."""
-    counts = data.counts()
-    rows = [[row["class"], row["train"], row["val"], row["test"]] for row in counts]
+    rows = [[row["class"], row["train"], row["val"], row["test"]] for row in data.counts()]
     notes = [f"{data.unlabelled} training images were left without a label."] if data.unlabelled else []
-    table = _report.table(["class", "training", "validation", "test"], rows, f"{data.source}; task: {data.task}")
-    return _report.section("Data", table, *notes, *data.notes)
+    counts = table(["class", "training", "validation", "test"], rows, f"{data.source}; task: {data.task}")
+    return section("Data", counts, *notes, *data.notes)
 
 
-def test_section(
-    folder: Path, data: ImageData, metrics: Mapping[str, Any], targets: np.ndarray, probabilities: np.ndarray
-) -> str:
-    """Figures by class, confusion matrix and ROC curves of the test images."""
-    rows = metrics["test_per_class"]
-    blocks = [_report.table(list(rows[0]), [list(row.values()) for row in rows], "By class")]
-    if not data.multi_label:
-        path = folder / "confusion_matrix.png"
-        _figures.save_confusion_matrix(path, counts=np.asarray(metrics["test_confusion"]), classes=data.classes)
-        blocks.append(_report.figure(path, "Confusion matrix, test"))
-    path = folder / "roc.png"
-    _figures.save_roc(path, targets=targets, probabilities=probabilities, classes=data.classes)
-    blocks.append(_report.figure(path, "ROC curves, test"))
-    return _report.section("Test", *blocks)
+def training_section(drawn: Mapping[Path, str]) -> Section:
+    """Figures of a training and their captions."""
+    return section("Training", *[figure(path, caption) for path, caption in drawn.items()])
 
 
-def calibration_section(
+def class_section(
     folder: Path,
-    data: ImageData,
-    metrics: Mapping[str, Any],
-    targets: np.ndarray,
-    raw: np.ndarray,
-    calibrated: np.ndarray,
-) -> str:
-    """Reliability of the test images, before and after calibration."""
-    confidence, correct = decision_confidence(raw, targets, data.multi_label)
-    after = decision_confidence(calibrated, targets, data.multi_label)[0] if metrics["temperature"] != 1 else None
+    shown: ClassifiedImages,
+    per_class: Sequence[Mapping[str, Any]],
+    counts: Sequence[Sequence[int]] | None,
+) -> Section:
+    """Figures by class, confusion matrix and ROC curves.
+
+    Args:
+        folder: Where to draw.
+        shown: The images.
+        per_class: Figures of each class, by name.
+        counts: Confusion matrix K x K, rows are true classes; None for several labels an image.
+    """
+    rows = [list(row.values()) for row in per_class]
+    blocks = [table(list(per_class[0]), rows, f"By class, {shown.where}")]
+    if counts is not None:
+        path = folder / "confusion_matrix.png"
+        save_confusion_matrix(path, counts=np.asarray(counts), classes=shown.classes)
+        blocks.append(figure(path, f"Confusion matrix, {shown.where}"))
+    path = folder / "roc.png"
+    save_roc(path, targets=shown.targets, probabilities=shown.probabilities, classes=shown.classes)
+    blocks.append(figure(path, f"ROC curves, {shown.where}"))
+    return section("Classes", *blocks)
+
+
+def calibration_section(folder: Path, shown: ClassifiedImages, temperature: float) -> Section:
+    """Reliability before and after calibration at a temperature, which is 1 without any."""
+    confidence, correct = decision_confidence(shown.raw_probabilities, shown.targets, shown.multi_label)
+    text, after = f"Temperature {temperature:.3f}", None
+    if temperature == 1:
+        text += " (calibrate=true fits one)"
+    else:
+        after = decision_confidence(shown.probabilities, shown.targets, shown.multi_label)[0]
     path = folder / "reliability.png"
-    _figures.save_reliability(path, confidence=confidence, correct=correct, confidence_calibrated=after)
-    text = f"Temperature {metrics['temperature']:.3f}" + ("" if after is not None else " (calibrate=true fits one)")
-    return _report.section("Calibration", text, _report.figure(path, "Reliability, test"))
+    save_reliability(path, confidence=confidence, correct=correct, confidence_calibrated=after)
+    return section("Calibration", text, figure(path, f"Reliability, {shown.where}"))
 
 
-def hardest_section(
-    data: ImageData,
-    targets: np.ndarray,
-    probabilities: np.ndarray,
-    uncertainty: np.ndarray,
-    picture: Callable[[int], np.ndarray],
-) -> str:
-    """The test images whose true class has the least probability, with their pictures."""
-    if data.multi_label:
+def hardest_section(shown: ClassifiedImages) -> Section:
+    """The images whose true class has the least probability, with their pictures."""
+    probabilities, targets = shown.probabilities, shown.targets
+    if shown.multi_label:
         truth = np.where(targets == 1, probabilities, 1 - probabilities).min(axis=1)
     else:
         truth = probabilities[np.arange(len(targets)), targets]
     items = []
-    for index in np.argsort(truth, kind="stable")[:NUM_HARDEST]:
-        said = data.classes[int(probabilities[index].argmax())]
-        name = data.splits["test"].files[index]
-        if data.multi_label:
-            caption = f"{name}: least probability of a true statement {truth[index]:.2f}"
+    for index in np.argsort(truth, kind="stable")[:NUM_HARDEST].tolist():
+        if shown.multi_label:
+            found = f"least probability of a true statement {truth[index]:.2f}"
         else:
-            caption = f"{name}: is {data.classes[targets[index]]} ({truth[index]:.2f}), said {said}"
-        items.append(
-            (
-                _report.thumbnail(to_uint8_picture(picture(int(index)))),
-                f"{caption}, uncertainty {uncertainty[index]:.2f}",
-            )
-        )
-    text = "The test images whose true class has the least probability."
-    return _report.section("Hardest cases", text, _report.gallery(items))
+            said = shown.classes[int(probabilities[index].argmax())]
+            found = f"is {shown.classes[targets[index]]} ({truth[index]:.2f}), said {said}"
+        caption = f"{shown.files[index]}: {found}, uncertainty {shown.uncertainty[index]:.2f}"
+        items.append((thumbnail(to_uint8_picture(shown.picture(index))), caption))
+    text = f"The {shown.where.split(',')[0]} images whose true class has the least probability."
+    return section("Hardest cases", text, gallery(items))

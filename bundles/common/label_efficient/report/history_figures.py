@@ -31,7 +31,7 @@ def save_history(
         path: PNG file to write.
         history: rows of ``history.csv``; values may be numbers, text, empty or absent.
         losses: columns of the losses, and what they are called in the figure.
-        metrics: the same of the validation metrics; the first is the one that chose the epoch.
+        metrics: the same of the validation metrics; the first that has values is the one that chose the epoch.
         best_epoch: the epoch that was kept, marked in every panel.
     """
     epochs = series(history, "epoch", required=True)
@@ -42,11 +42,10 @@ def save_history(
     panels = figure.subplots(1, len(widths), width_ratios=widths)
 
     drawn = lines(panels[0], epochs, {label: series(history, key) for key, label in losses.items()})
-    positive = drawn[drawn > 0]
-    if len(positive) == len(drawn) > 0 and positive.max() > 50 * positive.min():
-        panels[0].set_yscale("log")
+    log_if_wide(panels[0], drawn)
     panels[0].set(title="Losses", ylabel="loss (cross-entropy in nats)")
-    lines(panels[1], epochs, {label: series(history, key) for key, label in metrics.items()})
+    known = {label: values for key, label in metrics.items() if np.isfinite(values := series(history, key)).any()}
+    lines(panels[1], epochs, known)
     panels[1].set(title="Validation", ylabel="share (1 is best)")
     if varies:
         lines(panels[2], epochs, {"learning rate": rate})
@@ -59,8 +58,8 @@ def save_history(
         at = np.flatnonzero(epochs == best_epoch)
         if not len(at):
             raise ValueError(f"best_epoch {best_epoch} is not in the history ({len(epochs)} epochs)")
-        key, label = next(iter(metrics.items()))
-        value = series(history, key)[at[-1]]
+        label, values = next(iter(known.items()), ("", np.full(len(epochs), np.nan)))
+        value = values[at[-1]]
         text = f"chosen epoch {best_epoch}" + (f": {label} {value:.3f}" if np.isfinite(value) else "")
         panels[1].plot([best_epoch], [value], "o", color=COLOURS[0], markersize=7, label=text)
     for axes in panels[:2]:
@@ -116,6 +115,12 @@ def lines(
     if len(drawn) == 1:
         axes.text(0.5, 0.5, "no values", transform=axes.transAxes, ha="center", color=MUTED)
     return np.concatenate(drawn)
+
+
+def log_if_wide(axes: Axes, drawn: np.ndarray) -> None:
+    """Logarithmic height where all values are positive and the largest is more than 50 times the smallest."""
+    if len(drawn) and drawn.min() > 0 and drawn.max() > 50 * drawn.min():
+        axes.set_yscale("log")
 
 
 def epoch_axis(axes: Axes, epochs: np.ndarray) -> None:

@@ -1,12 +1,18 @@
 """Pictures of images: contact sheets, and heat maps laid over an image."""
 
-import math
+from __future__ import annotations
+
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from label_efficient.report.drawing import DPI, new_figure, save_figure, whole_file, wrap_text
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 
 def save_contact_sheet(path: Path, *, images: Sequence[np.ndarray], captions: Sequence[str], columns: int = 6) -> None:
@@ -20,31 +26,65 @@ def save_contact_sheet(path: Path, *, images: Sequence[np.ndarray], captions: Se
     """
     if not images or len(images) != len(captions):
         raise ValueError(f"need one caption an image and one image at least: {len(images)}, {len(captions)}")
+    cells = [[_check_image(image)] for image in images]
+    figure, panels = new_sheet(cells, captions, columns=columns)
+    for [axes], [image] in zip(panels, cells, strict=True):
+        box = axes.bbox
+        axes.imshow(_shrink(image, round(box.width), round(box.height)), interpolation="nearest")
+    save_figure(figure, path)
+
+
+def new_sheet(
+    cells: Sequence[Sequence[np.ndarray]],
+    captions: Sequence[str],
+    *,
+    columns: int,
+    width: float = 1.75,
+    above: float = 0.0,
+    below: float = 0.0,
+) -> tuple[Figure, list[list[Axes]]]:
+    """A figure of cells in rows of `columns`, in exact places: pictures side by side over one caption.
+
+    Args:
+        cells: the pictures of each cell, ``H x W`` or ``H x W x 3``; the same number in every cell.
+        captions: one text a cell.
+        columns: cells in a row.
+        width: inches of one picture.
+        above: inches left free at the top.
+        below: inches left free at the bottom.
+
+    Returns:
+        The figure, and an empty panel for every picture of every cell.
+    """
     if columns < 1:
         raise ValueError(f"columns must be at least 1, got {columns}")
-    images = [_check_image(image) for image in images]
-    columns = min(columns, len(images))
-    num_rows = math.ceil(len(images) / columns)
-    width, gap, line = 1.75, 0.12, 0.145
-    height = width * float(np.clip(max(image.shape[0] / image.shape[1] for image in images), 0.3, 1.5))
-    texts = [wrap_text(caption, 27) for caption in captions]
+    columns = min(columns, len(cells))
+    across, gap, line = len(cells[0]), 0.14, 0.145
+    cell_width = across * width + (across - 1) * 0.04
+    ratio = max(picture.shape[0] / picture.shape[1] for cell in cells for picture in cell)
+    height = width * float(np.clip(ratio, 0.3, 1.5))
+    texts = [wrap_text(caption, int(15 * cell_width)) for caption in captions]
     rows = [texts[start : start + columns] for start in range(0, len(texts), columns)]
-    below = [line * max(text.count("\n") + 1 for text in row) + 0.08 for row in rows]
+    space = [line * max(text.count("\n") + 1 for text in row) + 0.1 for row in rows]
+    total_width = columns * (cell_width + gap) + gap
+    total_height = above + len(rows) * (height + gap) + sum(space) + below
 
-    total = (columns * (width + gap) + gap, num_rows * (height + gap) + sum(below) + gap)
-    figure = new_figure(*total, constrained=False)  # the cells have exact places
-    for number, (image, text) in enumerate(zip(images, texts, strict=True)):
+    figure = new_figure(total_width, total_height, constrained=False)
+    panels: list[list[Axes]] = []
+    for number, text in enumerate(texts):
         row, column = divmod(number, columns)
-        left = gap + column * (width + gap)
-        bottom = total[1] - (row + 1) * (height + gap) - sum(below[:row])
-        box = (left / total[0], bottom / total[1], width / total[0], height / total[1])
-        axes = figure.add_axes(box)
-        axes.imshow(_shrink(image, round(width * DPI), round(height * DPI)), interpolation="nearest")
-        axes.set_axis_off()
-        axes.set_anchor("S")
-        middle = (left + width / 2) / total[0], (bottom - 0.05) / total[1]
+        left = gap + column * (cell_width + gap)
+        bottom = total_height - above - (row + 1) * (height + gap) - sum(space[:row])
+        panels.append([])
+        for place in range(across):
+            start = (left + place * (width + 0.04)) / total_width
+            axes = figure.add_axes((start, bottom / total_height, width / total_width, height / total_height))
+            axes.set_axis_off()
+            axes.set_anchor("S")
+            panels[-1].append(axes)
+        middle = (left + cell_width / 2) / total_width, (bottom - 0.05) / total_height
         figure.text(*middle, text, ha="center", va="top", fontsize=7.5, linespacing=1.15)
-    save_figure(figure, path)
+    return figure, panels
 
 
 def overlay(image: np.ndarray, heat: np.ndarray) -> np.ndarray:

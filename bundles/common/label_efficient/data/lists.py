@@ -1,0 +1,274 @@
+"""Lists of image files, MONAI datalists (.json) and tables (.csv): their sections, entries, classes and labels.
+
+What a kind of list has beyond these, `class_lists` and `mask_lists` read; whether it all fits, `list_checks` says.
+"""
+
+import difflib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from label_efficient.data.tables import CLASS_COLUMNS, FILE_COLUMNS, Table, listed, read_table
+from label_efficient.files import read_json
+
+SPLIT_WORDS = {
+    **dict.fromkeys(("training", "train"), "train"),
+    **dict.fromkeys(("validation", "valid", "val"), "val"),
+    **dict.fromkeys(("test", "testing"), "test"),
+}
+UNLABELLED_WORDS = ("unlabelled", "unlabeled")
+_ABOUT = (
+    *("name", "description", "seed", "split", "note", "task", "labels", "unlabelled", "licence", "source"),
+    *("numTraining", "mask_values", "label_fraction", "labels_per_class", "class_labels", "mask_labels"),
+)
+_MAX_NAMES = 20
+
+
+class Item(NamedTuple):
+    """An entry as the list has it: its section, where it stands (for messages), and its keys."""
+
+    section: str
+    at: str
+    given: Mapping[str, Any]
+
+    @property
+    def where(self) -> str:
+        """Place and file, for messages."""
+        return f"{self.at} ({self.given['image']})"
+
+
+@dataclass(frozen=True)
+class ListForm:
+    """What a kind of list holds.
+
+    Attributes:
+        sections: The section that each word for one means.
+        needed: Keys that every entry has.
+        annotations: Columns of a table, of which it has at least one.
+        cells: How the cells of other columns are read. With these the list is strict: a name that is nearly that of
+            a section or column is an error, whatever its content.
+    """
+
+    sections: Mapping[str, str]
+    needed: tuple[str, ...]
+    annotations: tuple[str, ...]
+    cells: Mapping[str, Callable[[str], Any]] = field(default_factory=dict)
+
+
+def read_content(path: Path, form: ListForm) -> tuple[Any, list[str]]:
+    """Content of a list in the form of a MONAI datalist, and the problems of a table's lines.
+
+    Raises:
+        FileNotFoundError: If there is no such list.
+        ValueError: If it is no list at all.
+    """
+    if path.suffix.lower() not in (".json", ".csv"):
+        raise ValueError(f"{path}: expected a MONAI datalist (.json) or a .csv")
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such list")
+    return (read_json(path, "a MONAI datalist"), []) if path.suffix.lower() == ".json" else _from_table(path, form)
+
+
+def _from_table(path: Path, form: ListForm) -> tuple[dict[str, Any], list[str]]:
+    table = read_table(path)
+    file, split = table.column(*FILE_COLUMNS), table.column("split")
+    known = (*form.annotations, "split", "group", "patient", *form.cells)
+    problems = [
+        f"unknown column {column!r}: did you mean {near[0]!r}?"
+        for column in table.columns
+        if form.cells
+        and column.lower() not in (*known, *FILE_COLUMNS)
+        and (near := difflib.get_close_matches(column, known, n=1, cutoff=0.75))
+    ]
+    sections = list(dict.fromkeys(form.sections.values()))
+    if file is None or split is None or not table.column(*form.annotations, *CLASS_COLUMNS):
+        problems.append(
+            f"its columns are {', '.join(table.columns)}; expected file, {' or '.join(form.annotations)}, and split "
+            f"({', '.join(sections)}). tools/make_data_lists.py makes a list from folders, or a table without split"
+        )
+    if not problems and not table.lines:
+        problems.append("the list has no lines")
+    if problems or file is None or split is None:
+        raise ValueError(listed(path, problems))
+    content: dict[str, Any] = {}
+    if names := _paired_names(table, problems):
+        content["labels"] = names
+    others = {key: column for key in (*form.cells, "group", "patient") if (column := table.column(key))}
+    label_column, class_column = table.column("label"), table.column(*CLASS_COLUMNS)
+    for number, line in table.lines:
+        section = form.sections.get(line[split].lower())
+        if section is None:
+            expected = f"{', '.join(sections[:-1])} or {sections[-1]}"
+            problems.append(f"line {number} has split={line[split]!r}, expected {expected}")
+        if not line[file]:
+            problems.append(f"line {number} has {file}='', expected the path of an image")
+        if section is None or not line[file]:
+            continue
+        item: dict[str, Any] = {"image": line[file], "_at": f"line {number}"}
+        item |= {key: form.cells.get(key, str)(line[column]) for key, column in others.items() if line[column]}
+        label, name = (line[column] if column else "" for column in (label_column, class_column))
+        if label or "label" in form.needed:
+            item["label"] = whole_number(label or name)
+        elif name:
+            item["label"] = name
+        content.setdefault(section, []).append(item)
+    return content, problems
+
+
+def whole_number(text: str) -> int | str:
+    """Whole number in a cell, or the text itself."""
+    return int(text) if text.strip().isdecimal() else text
+
+
+def _paired_names(table: Table, problems: list[str]) -> list[str]:
+    """Names of the classes where each index stands beside its name; none where a table has only one of the two."""
+    label_column, class_column = table.column("label"), table.column(*CLASS_COLUMNS)
+    if label_column is None or class_column is None:
+        return []
+    first: dict[tuple[str, str], int] = {}
+    for number, line in table.lines:
+        if line[label_column].isdecimal() and line[class_column]:
+            first.setdefault((str(int(line[label_column])), line[class_column]), number)
+    by_label: dict[str, set[str]] = {}
+    by_name: dict[str, set[str]] = {}
+    for label, name in first:
+        by_label.setdefault(label, set()).add(name)
+        by_name.setdefault(name, set()).add(label)
+    disagreeing = [f"label {k} is {' and '.join(sorted(v))}" for k, v in sorted(by_label.items()) if len(v) > 1]
+    disagreeing += [f"{k} is label {' and '.join(sorted(v))}" for k, v in sorted(by_name.items()) if len(v) > 1]
+    if disagreeing:
+        lines = [n for (label, name), n in first.items() if len(by_label[label]) > 1 or len(by_name[name]) > 1]
+        at = ", ".join(map(str, lines))
+        problems.append(f"the columns label and class disagree: {'; '.join(disagreeing)} (first in the lines {at})")
+    elif sorted(by_label) != sorted(map(str, range(len(by_label)))):
+        problems.append(f"label has the values {', '.join(sorted(by_label))}, expected 0 to {len(by_label) - 1}")
+    return [" or ".join(sorted(by_label[label])) for label in sorted(by_label, key=int)]
+
+
+def find_items(content: Any, path: Path, form: ListForm, problems: list[str]) -> list[Item]:
+    """Entries of all sections of a list's content; what is none is added to the problems.
+
+    Raises:
+        ValueError: If the content is not an object.
+    """
+    if not isinstance(content, Mapping):
+        raise ValueError(
+            f"{path}: expected an object with training, validation and test, got a {type(content).__name__}"
+        )
+    items = []
+    expected = f"expected an object with {' and '.join(form.needed)}"
+    for key, section in content.items():
+        if key not in form.sections:
+            if key not in _ABOUT and key[:1] != "_":
+                near = difflib.get_close_matches(key, (*form.sections, "labels", *form.cells), n=1, cutoff=0.75)
+                if isinstance(section, list) or (near and form.cells):
+                    hint = f"did you mean {near[0]!r}?" if near else f"expected one of {', '.join(form.sections)}"
+                    problems.append(f"unknown section {key!r}: {hint}")
+            continue
+        if not isinstance(section, list):
+            problems.append(f"{key} is a {type(section).__name__}, expected a list of entries")
+            continue
+        for index, given in enumerate(section):
+            at = f"{key}[{index}]"
+            if not isinstance(given, Mapping) or any(name not in given for name in form.needed):
+                problems.append(f"{at} is {given!r:.80}, {expected}")
+            elif not isinstance(given["image"], str) or not given["image"]:
+                problems.append(f"{at} has image={given['image']!r}, expected the path of a file")
+            else:
+                items.append(Item(form.sections[key], given.get("_at", at), given))
+    return items
+
+
+def given_names(labels: Any, problems: list[str]) -> list[str] | None:
+    """Names of the classes in a list's `labels`; None where there is no such key."""
+    if labels is None:
+        return None
+    names: list[str] = []
+    if isinstance(labels, list):
+        names = [str(name) for name in labels]
+    elif isinstance(labels, Mapping) and sorted(labels) == sorted(map(str, range(len(labels)))):
+        names = [str(labels[str(i)]) for i in range(len(labels))]
+    if names and len(set(names)) == len(names):
+        return names
+    if names:
+        problems.append(f"labels has a name twice: {', '.join(names)}")
+    else:
+        problems.append(f'labels is {labels!r}, expected a list of names or {{"0": name, "1": name, ...}}')
+    return []
+
+
+def found_names(items: Sequence[Item], problems: list[str]) -> list[str]:
+    """Names of the classes of a list that does not tell them, by the labels of its items."""
+    labels = [item.given["label"] for item in items]
+    if not labels:
+        return []
+    if all(isinstance(label, list) for label in labels):
+        return [f"label {i}" for i in range(len(labels[0]))]
+    if all(isinstance(label, str) for label in labels):
+        return sorted({label for label in labels if label})
+    if all(type(label) is int for label in labels):
+        # A mistyped index leaves gaps, which are reported as classes without images; below 0 there is no class.
+        return [f"class {i}" for i in range(min(max(labels), len(labels)) + 1)]
+    kinds: dict[str, list[Item]] = {}
+    for item in items:
+        kinds.setdefault(type(item.given["label"]).__name__, []).append(item)
+    found = ", ".join(
+        f"{len(of_kind)} {kind} (first {of_kind[0].given['label']!r} at {of_kind[0].at})"
+        for kind, of_kind in kinds.items()
+    )
+    problems.append(f"labels are {found}; expected all indices, all names or all lists of 0/1")
+    return []
+
+
+def class_of(item: Item, classes: Sequence[str], problems: list[str]) -> int:
+    """Index of an item's class, 0 where its label is none."""
+    label = item.given["label"]
+    if isinstance(label, str) and label in classes:
+        return classes.index(label)
+    if type(label) is int and 0 <= label < len(classes):
+        return label
+    if classes:
+        names = ", ".join(classes[:_MAX_NAMES]) + (", ..." if len(classes) > _MAX_NAMES else "")
+        problems.append(f"{item.where} has label={label!r}, expected 0 to {len(classes) - 1} or one of {names}")
+    elif type(label) is int and label < 0:
+        problems.append(f"{item.where} has label={label!r}, expected 0 or more")
+    return 0
+
+
+def group_of(item: Item) -> str | None:
+    """Group of an item, or its patient, or None."""
+    group = item.given.get("group")
+    group = item.given.get("patient") if group is None else group
+    return None if group is None else str(group)
+
+
+def read_file_list(path: Path) -> list[str]:
+    """Names of the image files in a list for inference.
+
+    A `.json` is a list of paths or of objects with `image`, or has such a section test; a `.csv` has a column file; any
+    other file is text with one path a line.
+
+    Raises:
+        FileNotFoundError: If there is no such list.
+        ValueError: If the list is none of these or is empty.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"datalist={str(path)!r}: no such file")
+    files: list[Any]
+    if path.suffix == ".json":
+        content = read_json(path, "a list of image files")
+        if isinstance(content, dict):
+            content = content.get("test") or content.get("testing") or []
+        files = [item.get("image") if isinstance(item, dict) else item for item in content]
+    elif path.suffix == ".csv":
+        table = read_table(path)
+        column = table.column(*FILE_COLUMNS)
+        if column is None:
+            raise ValueError(f"{path}: its columns are {table.columns}, expected one called file")
+        files = [line[column] for _, line in table.lines]
+    else:
+        files = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
+    if not files or not all(isinstance(file, str) for file in files):
+        raise ValueError(f"{path}: expected a list of image files (a section test, a column file, or a path a line)")
+    return files

@@ -1,0 +1,42 @@
+"""Batches of a split: images of any sizes as they are stored."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.data import Dataset
+
+from label_efficient.data.image_data import Split, read_entries
+from label_efficient.data.picture_transforms import load_image
+
+
+class StoredImages(Dataset):
+    """Batches of stored images and their labels, by a list of positions.
+
+    `image` is what `images` gives, `label` int64 (B,).
+
+    Args:
+        data: A `Split`, or a list of dictionaries with `image` (path) and `label`, see `label_files.class_index`.
+        classes: Names of the classes, for a list with names in label files.
+    """
+
+    def __init__(self, data: Split | Sequence[Mapping[str, Any]], classes: Sequence[str] = ()) -> None:
+        self.data = data if isinstance(data, Split) else read_entries(data, classes)
+
+    def __len__(self) -> int:
+        return len(self.data)
+
+    def __getitem__(self, indices: Sequence[int] | int) -> dict[str, Any]:
+        positions = np.atleast_1d(np.asarray(indices))
+        return {"image": self.images(positions), "label": torch.from_numpy(self.data.labels[positions])}
+
+    def images(self, positions: np.ndarray) -> Any:
+        """Images at these positions: a list of uint8 C x H_i x W_i."""
+        return [torch.from_numpy(self.image(int(i))).permute(2, 0, 1) for i in positions]
+
+    def image(self, position: int) -> np.ndarray:
+        """One image as stored, uint8 H x W (x C)."""
+        stored = self.data.images[position]
+        return load_image(stored).permute(1, 2, 0).numpy() if isinstance(stored, Path) else stored

@@ -1,0 +1,36 @@
+"""The moving average of a network's weights."""
+
+import torch
+from ignite.engine import Engine, Events
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+
+def moving_average(network: torch.nn.Module, decay: float) -> AveragedModel | None:
+    """Exponential moving average of a network's weights, or None where the decay is 0.
+
+    It begins with the weights after the first step. (Ignite's `EMAHandler` begins with the random ones before it.)
+    """
+    return AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(decay)) if decay else None
+
+
+class MovingAverage:
+    """Takes the network's weights into their average after every step.
+
+    Args:
+        average: As from `moving_average`, or None.
+        network: Whose weights are averaged, not wrapped.
+    """
+
+    def __init__(self, average: AveragedModel | None, network: torch.nn.Module) -> None:
+        self.average = average
+        self.network = network
+
+    def attach(self, engine: Engine) -> None:
+        """Register on the trainer."""
+        if self.average is not None:
+            engine.add_event_handler(Events.ITERATION_COMPLETED, self)
+
+    def __call__(self, engine: Engine) -> None:
+        """Take the step that has just been made into the average."""
+        if self.average is not None:
+            self.average.update_parameters(self.network)

@@ -1,0 +1,93 @@
+"""The weights of the best epoch, and the end of a run that no longer gets better."""
+
+import logging
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from ignite.engine import Engine, Events
+
+from label_efficient.engine.distributed import rank_and_size
+from label_efficient.networks.weights import save_model
+
+logger = logging.getLogger(__name__)
+
+
+class BestWeights:
+    """Writes `model.pt`, with `model.json` beside it, after every validation that is better than all before.
+
+    Args:
+        ckpt_dir: Folder of the two.
+        shipped: The module whose weights they are.
+        validator: Evaluator that has run when an epoch ends.
+        key_metric: Name of its metric that chooses, the larger the better.
+        model_info: Content of `model.json`: network, classes, preprocessing.
+        early_stop_patience: Stop after so many validations without a better one; 0 never stops.
+        val_interval: Validation runs every so many epochs.
+
+    Raises:
+        ValueError: At the end of an epoch whose metric is not finite.
+    """
+
+    def __init__(
+        self,
+        *,
+        ckpt_dir: Path,
+        shipped: torch.nn.Module,
+        validator: Engine,
+        key_metric: str,
+        model_info: Mapping[str, Any],
+        early_stop_patience: int = 0,
+        val_interval: int = 1,
+    ) -> None:
+        self.ckpt_dir = ckpt_dir
+        self.shipped = shipped
+        self.validator = validator
+        self.key_metric = key_metric
+        self.model_info = dict(model_info)
+        self.early_stop_patience = early_stop_patience
+        self.val_interval = val_interval
+        self.best: float | None = None
+        self.without_improvement = 0
+
+    def state_dict(self) -> dict[str, Any]:
+        """The best value so far, and how many validations ago it was."""
+        return {"best": self.best, "without_improvement": self.without_improvement}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from there."""
+        self.best, self.without_improvement = state["best"], state["without_improvement"]
+
+    def attach(self, engine: Engine) -> None:
+        """Register on the trainer, after the validation."""
+        engine.add_event_handler(Events.EPOCH_COMPLETED, self)
+
+    def __call__(self, engine: Engine) -> None:
+        """Judge the epoch that has just ended."""
+        if engine.state.epoch % self.val_interval:
+            return
+        value = float(self.validator.state.metrics[self.key_metric])
+        if not math.isfinite(value):
+            epoch = engine.state.epoch
+            raise ValueError(f"validation {self.key_metric} is {value} in epoch {epoch}: training diverged")
+        if self.best is not None and value <= self.best:
+            self.without_improvement += 1
+            if self.stops(engine):
+                text = "no better validation %s %d times: stopping early"
+                logger.info(text, self.key_metric, self.without_improvement)
+            return
+        self.best, self.without_improvement = value, 0
+        if rank_and_size()[0] == 0:
+            # A temperature fitted to other weights would go on changing the probabilities of these.
+            (self.ckpt_dir / "calibration.json").unlink(missing_ok=True)
+            info = self.model_info | {"best_epoch": engine.state.epoch, f"val_{self.key_metric}": value}
+            save_model(self.ckpt_dir / "model.pt", self.shipped.state_dict(), info)
+
+    def stops(self, engine: Engine) -> bool:
+        """End the run if it has not got better for long enough; also one that is resumed where it had ended."""
+        due = self.early_stop_patience > 0 and self.without_improvement >= self.early_stop_patience
+        if due:
+            engine.terminate()
+        return due

@@ -1,0 +1,152 @@
+"""Inference on image files: what every bundle's handler collects and writes."""
+
+import logging
+from abc import ABC, abstractmethod
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import torch
+from ignite.engine import Engine, Events
+
+from label_efficient.engine.log import log_to_file
+from label_efficient.evaluation.output_names import picture_names
+from label_efficient.evaluation.predictions import prediction_rows, write_predictions
+from label_efficient.settings import Settings
+
+logger = logging.getLogger(__name__)
+
+
+class InferenceWriter(ABC):
+    """Handler of the evaluator that writes `predictions.csv`, a report, and an image's own files while it runs.
+
+    An image's files (overlays, masks) are written in threads, once for a file that the list names twice.
+
+    Args:
+        output_dir: Where to write.
+        classes: Names of the K classes; empty without any.
+        settings: Of the run.
+        multi_label: Whether an image can have several labels.
+        num_workers: Threads that write, at least one.
+        contact_sheet: Number of least certain images in `figures/least_certain.png`; 0 for none.
+    """
+
+    def __init__(
+        self,
+        *,
+        output_dir: str,
+        classes: Sequence[str],
+        settings: Settings,
+        multi_label: bool = False,
+        num_workers: int = 0,
+        contact_sheet: int = 24,
+    ) -> None:
+        self.output_dir = Path(output_dir)
+        self.classes = list(classes)
+        self.settings = settings
+        self.multi_label = multi_label
+        self.contact_sheet = contact_sheet
+        self.pool = ThreadPoolExecutor(max(num_workers, 1))
+        self.pending: deque[tuple[int, Future[Any]]] = deque()
+        self.names: dict[str, str] = {}
+        self.files: list[str] = []
+        self.paths: list[str] = []
+        self.errors: list[str] = []
+        self.first: dict[str, int] = {}  # place of a readable file; a list may name it twice
+        self.probabilities: list[torch.Tensor] = []
+        self.uncertainty: list[float] = []
+
+    @abstractmethod
+    def interpret(self, output: Mapping[str, Any]) -> tuple[torch.Tensor | None, torch.Tensor]:
+        """The evaluator's output to probabilities B x K (None without classes) and uncertainty (B,), on the CPU."""
+
+    def job(self, index: int, place: int, batch: Mapping[str, Any]) -> Callable[[], Any] | None:
+        """What writes an image's own files, in a thread: the image at `place` of the batch, `index` of all."""
+        return None
+
+    def complete(self, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        """Rows of `predictions.csv` with what the bundle adds; it writes its other tables here, and remarks on them."""
+        return rows
+
+    @abstractmethod
+    def report(self, rows: list[dict[str, Any]], bad: list[tuple[str, str]]) -> None:
+        """Write `report.html`, given the rows, and the files without a prediction and why."""
+
+    def name_files(self, files: Sequence[str]) -> dict[str, str]:
+        """Names of the files that are written for image files."""
+        return picture_names(files)
+
+    def attach(self, engine: Engine) -> None:
+        """Register on the evaluator, after its postprocessing."""
+        engine.add_event_handler(Events.STARTED, self._start)
+        engine.add_event_handler(Events.ITERATION_COMPLETED, self)
+        engine.add_event_handler(Events.COMPLETED, self._finish)
+
+    def _start(self, engine: Engine) -> None:
+        log_to_file(self.output_dir / "inference.log")
+        loader: Any = engine.state.dataloader
+        self.names = self.name_files([item["file"] for item in loader.dataset.data])
+        logger.info("%d files, %s", len(loader.dataset), self.settings["ckpt_path"])
+
+    def __call__(self, engine: Engine) -> None:
+        """Keep the predictions of the batch that has just been computed, and have its files written.
+
+        Raises:
+            ValueError: If they are not finite: the weights are broken, or half precision does not suffice.
+        """
+        batch: Any = engine.state.batch
+        output: Any = engine.state.output
+        probabilities, uncertainty = self.interpret(output)
+        if not all(torch.isfinite(found).all() for found in (probabilities, uncertainty) if found is not None):
+            raise ValueError("the network's outputs are not finite: its training diverged, or amp is too coarse for it")
+        if probabilities is not None:
+            self.probabilities.append(probabilities)
+        self.uncertainty += uncertainty.tolist()
+        self.files += batch["file"]
+        self.paths += batch["path"]
+        self.errors += batch["error"]
+        for place, (file, error) in enumerate(zip(batch["file"], batch["error"], strict=True)):
+            if error or file in self.first:
+                continue
+            self.first[file] = index = len(self.files) - len(batch["file"]) + place
+            job = self.job(index, place, batch)
+            if job is not None:
+                self.pending.append((index, self.pool.submit(job)))
+        # Bounded: where writing is slower than the network, the network waits.
+        while len(self.pending) > len(batch["file"]):
+            self.collect()
+
+    def collect(self) -> tuple[int, Any]:
+        """Wait for the oldest job; which image it was of, and what it returned."""
+        index, task = self.pending.popleft()
+        return index, task.result()
+
+    def least_certain(self, count: int) -> list[int]:
+        """Places of the least certain images, the least certain first."""
+        return sorted(self.first.values(), key=lambda index: -self.uncertainty[index])[:count]
+
+    def _finish(self, engine: Engine) -> None:
+        while self.pending:
+            self.collect()
+        self.pool.shutdown()
+        # The report reads images again: those of the last batch need not be there, too.
+        engine.state.batch = engine.state.output = None
+        rows = prediction_rows(
+            files=self.files,
+            classes=self.classes,
+            probabilities=torch.cat(self.probabilities).numpy() if self.probabilities else None,
+            uncertainty=self.uncertainty,
+            multi_label=self.multi_label,
+            errors=self.errors,
+        )
+        rows = self.complete(rows)
+        write_predictions(self.output_dir / "predictions.csv", rows)
+        bad = [(file, error) for file, error in zip(self.files, self.errors, strict=True) if error]
+        self.report(rows, bad)
+        for file, error in bad:
+            logger.warning("no prediction for %s: %s", file, error)
+        logger.info("%d predictions, %d files without: %s", len(rows) - len(bad), len(bad), self.output_dir)
+        if len(bad) == len(rows):
+            raise ValueError(f"none of the {len(rows)} files could be read; the first: {bad[0][1]}")

@@ -1,0 +1,224 @@
+"""What the settings of a run may be: one model of those that the bundles share, which each bundle extends."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Annotated, Any, Literal
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, ValidationError, field_validator
+from pydantic.fields import FieldInfo
+
+METHOD, DATA, TRAINING, RUN = "method", "data", "training", "run"
+
+ClassWeights = Literal["none", "balanced"] | Annotated[Sequence[float], Field(min_length=1)]
+
+
+def setting(
+    text: str,
+    group: str = METHOD,
+    *,
+    options: Iterable[str] = (),
+    expected: str = "",
+    default: str = "",
+    only_with: tuple[str, Iterable[str]] | None = None,
+    **bounds: Any,
+) -> Any:
+    """Field of a setting.
+
+    Args:
+        text: What it is, in one line.
+        group: Heading that it stands under.
+        options: The texts that it may be, if it is one of several.
+        expected: What it may be in words, where its type and bounds do not say it.
+        default: Its default in words, where the config has an expression.
+        only_with: Another setting, and the values of that with which alone this one has an effect.
+        bounds: pydantic's: `ge`, `gt`, `le`, `lt`, `min_length`, `max_length`.
+    """
+    effect = None if only_with is None else (only_with[0], list(only_with[1]))
+    extra: Any = {
+        "group": group, "options": list(options), "expected": expected, "default": default, "only_with": effect,
+    }  # fmt: skip
+    return Field(description=text, json_schema_extra=extra, **bounds)
+
+
+def facts(field: FieldInfo) -> dict[str, Any]:
+    """What `setting` has noted of a field."""
+    extra: Any = field.json_schema_extra
+    return extra
+
+
+def expectation(field: FieldInfo) -> str:
+    """What the value of a setting may be, in words."""
+    known = facts(field)
+    if known["expected"]:
+        return known["expected"]
+    if known["options"]:
+        return "one of " + ", ".join(known["options"])
+    kinds: tuple[Any, ...] = getattr(field.annotation, "__args__", (field.annotation,))
+    words = {bool: "true or false", str: "text", int: "a whole number", float: "a number"}[kinds[0]]
+    forms = {"ge": "of at least {:g}", "gt": "above {:g}", "le": "at most {:g}", "lt": "below {:g}"}
+    bounds = [f.format(getattr(m, name)) for name, f in forms.items() for m in field.metadata if hasattr(m, name)]
+    return " ".join([words, " and ".join(bounds)]).strip() + (" or null" if type(None) in kinds else "")
+
+
+class SettingsModel(BaseModel):
+    """Settings with their types and bounds. No value is coerced: neither "3" nor true is a number."""
+
+    model_config = ConfigDict(strict=True, allow_inf_nan=False, arbitrary_types_allowed=True)
+
+    @field_validator("*")
+    @classmethod
+    def _is_an_option(cls, value: Any, info: Any) -> Any:
+        options = facts(cls.model_fields[info.field_name])["options"]
+        if options and value not in options:
+            raise ValueError("none of the options")
+        return value
+
+    def broken_rules(self, changed: Mapping[str, Any]) -> list[str]:
+        """Sentences on settings that do not go together; `changed` has those that differ from the defaults."""
+        problems = []
+        for name, field in type(self).model_fields.items():
+            other, values = facts(field)["only_with"] or ("", [])
+            if name in changed and other and (given := getattr(self, other)) not in values:
+                problems.append(
+                    f"{name}={changed[name]!r} has no effect with {other}={given!r}: it is for "
+                    + ", ".join(map(repr, values))
+                )
+        return problems
+
+
+def problems_of(model: type[SettingsModel], values: Mapping[str, Any], changed: Mapping[str, Any]) -> list[str]:
+    """All that is wrong with settings, a sentence each: first each alone; where these are fine, those together."""
+    try:
+        return model.model_validate(dict(values)).broken_rules(changed)
+    except ValidationError as error:
+        names = dict.fromkeys(str(problem["loc"][0]) for problem in error.errors())
+    return [f"{name}={values.get(name)!r}: expected {expectation(model.model_fields[name])}" for name in names]
+
+
+class _AnyRun(SettingsModel):
+    """What training and inference have in common."""
+
+    dataset_dir: str | None = setting(
+        "what the paths of a list are relative to (else the list's folder)", DATA, min_length=1
+    )
+    datalist: str | None = setting("the list, for `dataset` = `datalist`", DATA, min_length=1)
+    batch_size: int = setting("images per step and process", TRAINING, ge=1)
+    device: Any = setting(
+        "where the network runs", RUN, default="GPU if there is one",
+        expected="cpu, or a device that this machine and its torch have, such as cuda or cuda:1",
+    )  # fmt: skip
+    amp: bool | Literal["auto"] = setting(
+        "half precision: float16 on a GPU, bfloat16 on a CPU; `auto`: where the processor computes in it", RUN,
+        expected="true, false or auto",
+    )  # fmt: skip
+    num_workers: int = setting("threads that read files", RUN, default="cores, at most 8", ge=0)
+    output_dir: str = setting(
+        "where everything is written", RUN, default="`runs/<dataset>-<method>` in the bundle", min_length=1
+    )
+
+    @field_validator("device")
+    @classmethod
+    def _is_a_device(cls, value: Any) -> Any:
+        try:
+            device = torch.device(value)
+        except (RuntimeError, TypeError) as error:
+            raise ValueError("no device") from error
+        if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+            raise ValueError("not on this machine")
+        return value
+
+
+class TrainingSettings(_AnyRun):
+    """Settings of `train.json` that all bundles have."""
+
+    dataset: str = setting(
+        "`demo`, `datalist`, or the path of a list (`.json`, `.csv`) or of a folder with `images.csv`", DATA,
+        min_length=1,
+    )  # fmt: skip
+    image_size: int = setting("pixels a side that the network sees", DATA, ge=1)
+    class_weights: ClassWeights = setting(
+        "of the loss: `balanced` (inverse frequency), or a list of one weight per class", TRAINING,
+        expected="none, balanced or a list of one number per class",
+    )  # fmt: skip
+    max_epochs: int = setting("passes over the training images", TRAINING, ge=1)
+    learning_rate: float = setting("of Adam", TRAINING, gt=0)
+    weight_decay: float = setting("of Adam", TRAINING, ge=0)
+    seed: int = setting("of weights, order, augmentation, label budgets", RUN, ge=0)
+    val_interval: int = setting("validate every so many epochs", RUN, ge=1)
+    early_stop_patience: int = setting("stop after so many validations without a better score; 0: never", RUN, ge=0)
+    pretrained: bool = setting("first weights from ImageNet (downloaded, checksum verified)", TRAINING)
+    ckpt_path: str | None = setting(
+        "first weights from an earlier run; in `evaluate` the weights to evaluate", TRAINING, min_length=1
+    )
+    resume: bool = setting("go on with the run in `output_dir`", RUN)
+    calibrate: bool = setting("fit a temperature on validation", RUN)
+    ckpt_dir: str = setting("where `model.pt` is written", RUN, default="`output_dir`", min_length=1)
+
+    def broken_rules(self, changed: Mapping[str, Any]) -> list[str]:
+        """As in `SettingsModel`."""
+        problems = super().broken_rules(changed)
+        if self.pretrained and self.ckpt_path is not None:
+            problems.append("pretrained and ckpt_path are two kinds of first weights: give one")
+        if self.dataset == "demo" and self.dataset_dir is not None:
+            problems.append("dataset_dir has no effect with dataset='demo': give dataset too")
+        if self.val_interval > self.max_epochs:
+            problems.append(
+                f"val_interval={self.val_interval} is more than max_epochs={self.max_epochs}: no epoch would be "
+                "validated, and none chosen"
+            )
+        return problems
+
+
+class ClassifierTraining(TrainingSettings):
+    """Settings of the bundles that only classify."""
+
+    label_fraction: float | None = setting(
+        "share of the training labels to keep, stratified, chosen by `seed`; smaller subsets are contained in larger "
+        "ones", DATA, gt=0, le=1,
+    )  # fmt: skip
+    labels_per_class: int | None = setting("or their number per class", DATA, ge=1)
+    batch_size: int = setting("images per step and process", TRAINING, ge=2)
+    mean: Annotated[Sequence[float], Field(min_length=3, max_length=3)] = setting(
+        "subtracted from the channels (range 0..1)", DATA, default="[0.5, 0.5, 0.5]; `pretrained` ImageNet's",
+        expected="three numbers",
+    )  # fmt: skip
+    std: Annotated[Sequence[PositiveFloat], Field(min_length=3, max_length=3)] = setting(
+        "divided by", DATA, default="[0.5, 0.5, 0.5]; `pretrained` ImageNet's", expected="three numbers above 0"
+    )
+    target_specificity: float = setting(
+        "two classes: specificity at which the sensitivity is given", RUN, gt=0, lt=1,
+        expected="a number between 0 and 1, both excluded",
+    )  # fmt: skip
+
+    def broken_rules(self, changed: Mapping[str, Any]) -> list[str]:
+        """As in `SettingsModel`."""
+        problems = super().broken_rules(changed)
+        if self.label_fraction is not None and self.labels_per_class is not None:
+            problems.append("label_fraction and labels_per_class are two ways to say the same: give one")
+        return problems
+
+
+class InferenceSettings(_AnyRun):
+    """Settings of `inference.json` that all bundles have."""
+
+    dataset_dir: str | None = setting("the images to predict: a folder, or one file", DATA, min_length=1)
+    datalist: str | None = setting("instead: a list of files", DATA, min_length=1)
+    batch_size: int = setting("images per step", RUN, ge=1)
+    ckpt_path: str = setting(
+        "the weights; what they are is read from the `.json` beside them", METHOD, default="`models/model.pt`",
+        min_length=1,
+    )  # fmt: skip
+    output_dir: str = setting(
+        "where everything is written", RUN, default="`runs/inference` in the bundle", min_length=1
+    )
+    contact_sheet: int = setting("number of least certain images shown", RUN, ge=0)
+
+
+KeepAspect = Annotated[bool, setting("pad to a square with black; false squeezes", DATA)]
+AverageDecay = Annotated[
+    float, setting("of the moving average of the weights, such as 0.99 per step; 0: none", TRAINING, ge=0, lt=1)
+]
+LrStep = Annotated[
+    int, setting("epochs between the steps of `step`", TRAINING, ge=1, only_with=("lr_schedule", ["step"]))
+]
+LrFactor = Annotated[float, setting("of a step of `step`", TRAINING, gt=0, le=1, only_with=("lr_schedule", ["step"]))]

@@ -1,0 +1,120 @@
+"""The shipped network's output as people and servers want it: mask, classes, how certain."""
+
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from monai.config import KeysCollection
+from monai.data import MetaTensor
+from monai.transforms import MapTransform
+
+from label_efficient.evaluation.predictions import normalised_entropy
+
+from .mask_output import read_grid
+from .shipped import split_output
+from .transforms import Preprocess
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What the network says of a batch.
+
+    Attributes:
+        lung: Probability of each pixel, float32 B x S x S on the CPU, or None.
+        probabilities: Of the classes, float64 B x K on the CPU, or None.
+        uncertainty: float64 (B,), 0 to 1: entropy of the classes over log K; without classes that of the pixels over
+            log 2, their mean.
+    """
+
+    lung: torch.Tensor | None
+    probabilities: torch.Tensor | None
+    uncertainty: torch.Tensor
+
+
+def interpret(pred: torch.Tensor, method: str, temperature: float) -> Prediction:
+    """Output of `ShippedMultiMix` to probabilities; the classes' logits are divided by the temperature before.
+
+    Raises:
+        ValueError: If it is not finite: the weights are broken, or half precision does not suffice.
+    """
+    mask_logits, logits = split_output(pred.detach(), method)
+    lung = None if mask_logits is None else torch.sigmoid(mask_logits[:, 0].float()).cpu()
+    probabilities = None if logits is None else torch.softmax(logits.cpu().double() / temperature, dim=1)
+    if not all(torch.isfinite(part).all() for part in (lung, probabilities) if part is not None):
+        raise ValueError("the network's outputs are not finite: its training diverged, or amp is too coarse for it")
+    if probabilities is not None:
+        return Prediction(lung, probabilities, normalised_entropy(probabilities))
+    assert lung is not None
+    return Prediction(lung, None, mask_uncertainty(lung))
+
+
+def mask_uncertainty(lung: torch.Tensor) -> torch.Tensor:
+    """Mean entropy of a mask's pixels over log 2, of probabilities B x S x S: float64 (B,), 0 certain to 1."""
+    return normalised_entropy(lung.flatten(1).double(), multi_label=True)
+
+
+def original_mask(lung: torch.Tensor, preprocess: Preprocess, height: int, width: int) -> np.ndarray:
+    """Probabilities S x S of the network to the mask at the picture's own size, bool H x W."""
+    return (preprocess.restore(lung, height, width) > 0.5).numpy()
+
+
+class MaskAndClassesd(MapTransform):
+    """Dictionary transform of servers: the network's output for one image to its mask, as its file has pixels.
+
+    Under the keys: C x S x S to uint8 X x Y x 1 of 0 and 1, a MetaTensor with the affine of the image's file: the
+    first axis runs along a row, which is what ITK and NIfTI writers expect. `result` gets what a server says beside
+    the mask: `pred`, the name of the class, `probabilities` by class and `uncertainty`. `result_extension`, by which
+    MONAI Label names the mask's file, becomes ".png" for images that are JPEG or BMP files, unless it is given. Of a
+    method without a mask the keys get the probabilities of the classes, (K,).
+
+    Args:
+        keys: Usually "pred".
+        method: One of `network.METHODS`.
+        classes: Names of the K classes.
+        temperature: Of the calibration; 1 leaves the logits as they are.
+        preprocess: As in the pipeline.
+        ref_image: Key of the preprocessed image, whose metadata name its file.
+    """
+
+    def __init__(
+        self,
+        keys: KeysCollection,
+        *,
+        method: str,
+        classes: Sequence[str],
+        temperature: float,
+        preprocess: Preprocess,
+        ref_image: str = "image",
+    ) -> None:
+        super().__init__(keys)
+        self.method = method
+        self.classes = list(classes)
+        self.temperature = temperature
+        self.preprocess = preprocess
+        self.ref_image = ref_image
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Replace the outputs under the keys."""
+        changed = dict(data)
+        meta = changed[self.ref_image].meta
+        for key in self.key_iterator(changed):
+            prediction = interpret(torch.as_tensor(changed[key])[None].as_subclass(torch.Tensor), self.method,
+                                   self.temperature)  # fmt: skip
+            result: dict[str, Any] = {"uncertainty": float(prediction.uncertainty)}
+            if prediction.probabilities is not None:
+                scores = prediction.probabilities[0]
+                result["pred"] = self.classes[int(scores.argmax())]
+                result["probabilities"] = dict(zip(self.classes, scores.tolist(), strict=True))
+                changed[key] = MetaTensor(scores.float())
+            if prediction.lung is not None:
+                mask = original_mask(prediction.lung[0], self.preprocess, *meta["original_size"])
+                grid = read_grid(meta["filename_or_obj"])
+                voxels = torch.from_numpy(grid.to_file(mask.astype(np.uint8)))
+                changed[key] = MetaTensor(voxels, affine=torch.from_numpy(grid.affine))
+                # A server names the mask's file like the image's, and JPEG and BMP hold no mask of this shape.
+                if str(meta["filename_or_obj"]).lower().endswith((".jpg", ".jpeg", ".bmp")):
+                    changed.setdefault("result_extension", ".png")
+            changed["result"] = {**changed.get("result", {}), **result}
+        return changed

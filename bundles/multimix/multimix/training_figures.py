@@ -1,0 +1,87 @@
+"""Figures of a training: its history, and what the unlabelled images contributed."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from label_efficient.report.drawing import new_figure, save_figure
+from label_efficient.report.history_figures import (
+    History,
+    epoch_axis,
+    legend_below,
+    lines,
+    log_if_wide,
+    save_history,
+    series,
+)
+
+LOSSES = {
+    "train_loss": "total",
+    "train_class_loss": "cross-entropy",
+    "train_pseudo_label_loss": "pseudo-labels",
+    "train_mask_loss": "Dice loss",
+    "train_kl_loss": "KL",
+}
+METRICS = {"val_score": "score", "val_acc": "accuracy", "val_auc": "AUC", "val_dice": "Dice"}
+_SHARES = {
+    "train_pseudo_label_share": "images above the threshold",
+    "train_pseudo_label_accuracy": "of these, labelled right",
+}
+_UNLABELLED_LOSSES = {
+    "train_pseudo_label_loss": "pseudo-labels, cross-entropy",
+    "train_kl_loss": "masks, KL divergence",
+}
+
+
+def draw_training(folder: Path, *, history: History, metrics: Mapping[str, Any]) -> dict[Path, str]:
+    """Draw what there is of a training; returns the files and their captions.
+
+    Args:
+        folder: Where to draw.
+        history: Rows of `history.csv`.
+        metrics: Content of `metrics.json`.
+    """
+    path = folder / "history.png"
+    save_history(path, history=history, losses=LOSSES, metrics=METRICS, best_epoch=metrics["chosen_epoch"])
+    drawn = {path: "Losses (without their weights) and validation figures by epoch"}
+    if "train_pseudo_label_share" in history[-1]:
+        path = folder / "pseudo_labels.png"
+        save_pseudo_labels(path, history=history)
+        drawn[path] = "Pseudo-labels of the unlabelled images"
+    return drawn
+
+
+def save_pseudo_labels(path: Path, *, history: History) -> None:
+    """What the unlabelled images contributed over the epochs.
+
+    Args:
+        path: PNG file to write.
+        history: rows of ``history.csv`` with ``epoch`` and any of ``train_pseudo_label_share`` (of the unlabelled
+            images, above the confidence threshold), ``train_pseudo_label_accuracy`` (of those, where labels are
+            known), ``train_pseudo_label_loss`` and ``train_kl_loss``; numbers, text, empty or absent.
+    """
+    epochs = series(history, "epoch")
+    if not np.isfinite(epochs).all():
+        raise ValueError("history needs an epoch in every row")
+    shares = {label: series(history, key) for key, label in _SHARES.items()}
+    losses = {label: series(history, key) for key, label in _UNLABELLED_LOSSES.items()}
+    drawn = [curves for curves in (shares, losses) if np.isfinite([*curves.values()]).any()]
+    if not drawn:
+        raise ValueError(f"history has no values of any of {', '.join((*_SHARES, *_UNLABELLED_LOSSES))}")
+    for key, values in zip(_SHARES, shares.values(), strict=True):
+        if ((values < 0) | (values > 1)).any():
+            raise ValueError(f"history: {key} must be within [0, 1]")
+
+    figure = new_figure(4.6 * len(drawn), 3.9)
+    for axes, curves in zip(figure.subplots(1, len(drawn), squeeze=False)[0], drawn, strict=True):
+        values = lines(axes, epochs, curves)
+        if curves is shares:
+            axes.set(title="Pseudo-labels", ylabel="share (1 is all)", ylim=(-0.03, 1.03))
+        else:
+            log_if_wide(axes, values)
+            axes.set(title="Losses of the unlabelled images", ylabel="loss (nats), before its weight")
+        epoch_axis(axes, epochs)
+        legend_below(axes, columns=2)
+    save_figure(figure, path)

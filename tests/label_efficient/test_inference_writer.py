@@ -1,0 +1,90 @@
+"""What inference collects and writes, whatever the network."""
+
+import csv
+import logging
+from collections import UserList
+
+import pytest
+import torch
+from ignite.engine import Engine
+
+from label_efficient.evaluation.inference_writer import InferenceWriter
+from label_efficient.evaluation.output_names import picture_names
+
+
+class Writer(InferenceWriter):
+    """Draws nothing but the names of what it would draw."""
+
+    def interpret(self, output):
+        """The certainty of the first class decides."""
+        return output["pred"], 1 - output["pred"].max(dim=1).values
+
+    def job(self, index, place, batch):
+        """The image's name."""
+        return lambda: self.drawn.append(self.names[self.files[index]])
+
+    def report(self, rows, bad):
+        """What a report is given."""
+        self.reported = [row["file"] for row in rows], bad, [self.files[i] for i in self.least_certain(2)]
+
+
+class Batches(list):
+    """A loader: batches, and the data set that they are of."""
+
+
+def run(tmp_path, files, errors, pred, batch_size=2):
+    """A run of an engine over files with given predictions."""
+    writer = Writer(output_dir=str(tmp_path), classes=["a", "b"], settings={"ckpt_path": "w.pt"})
+    writer.drawn = []
+    batches = Batches(
+        {"file": files[i : i + batch_size], "path": files[i : i + batch_size], "error": errors[i : i + batch_size]}
+        for i in range(0, len(files), batch_size)
+    )
+    parts = iter(torch.tensor(pred).split(batch_size))
+    engine = Engine(lambda engine, batch: {"pred": next(parts)})
+    writer.attach(engine)
+    batches.dataset = UserList({"file": file} for file in files)
+    engine.run(batches)
+    with open(tmp_path / "predictions.csv", newline="") as file:
+        return writer, list(csv.DictReader(file))
+
+
+def test_files_that_are_bad_repeated_or_outside(tmp_path, caplog):
+    caplog.set_level(logging.INFO)
+    files = ["x.png", "bad.png", "/far/../away/x.png", "x.png", "sure.png"]
+    pred = [[0.6, 0.4], [0.5, 0.5], [0.3, 0.7], [0.6, 0.4], [0.0, 1.0]]
+    writer, rows = run(tmp_path, files, ["", "torn", "", "", ""], pred)
+    assert list(rows[0]) == ["file", "pred", "p_a", "p_b", "uncertainty", "error"]
+    assert list(rows[0].values()) == ["x.png", "a", "0.600000", "0.400000", "0.400000", ""]
+    assert list(rows[1].values()) == ["bad.png", "", "", "", "", "torn"]
+    assert rows[0] == rows[3] and rows[2]["pred"] == rows[4]["pred"] == "b"
+    assert writer.drawn == ["x.png.png", "far/away/x.png.png", "sure.png.png"]  # the repeated one once
+    assert writer.reported == (files, [("bad.png", "torn")], ["x.png", "/far/../away/x.png"])
+    assert "no prediction for bad.png: torn" in caplog.text and "4 predictions, 1 files without" in caplog.text
+    assert "5 files, w.pt" in (tmp_path / "inference.log").read_text()
+
+
+def test_nothing_readable_is_an_error_after_the_table(tmp_path):
+    with pytest.raises(ValueError, match="none of the 1 files could be read; the first: torn"):
+        run(tmp_path, ["x.png"], ["torn"], [[0.5, 0.5]])
+    assert "torn" in (tmp_path / "predictions.csv").read_text()
+
+
+def test_outputs_that_are_not_finite_are_refused(tmp_path):
+    with pytest.raises(ValueError, match="outputs are not finite"):
+        run(tmp_path, ["x.png"], [""], [[float("nan"), 0.5]])
+    assert not (tmp_path / "predictions.csv").exists()
+
+
+@pytest.mark.parametrize(
+    "files, names",
+    [
+        (["a/b.png", "c.JPEG", "a.png", "a.jpg"], ["a/b.png.png", "c.JPEG.png", "a.png.png", "a.jpg.png"]),
+        (["/data/x.png", "../../y.png"], ["data/x.png.png", "y.png.png"]),
+        (["../x.png", "x.png", "1_x.png"], ["1_x.png.png", "2_x.png.png", "3_1_x.png.png"]),
+        (["A.png", "a.png", "b/c.png"], ["1_A.png.png", "2_a.png.png", "b/3_c.png.png"]),
+        ([], []),
+    ],
+)
+def test_no_two_images_share_an_overlay(files, names):
+    assert picture_names(files) == dict(zip(files, names, strict=True))

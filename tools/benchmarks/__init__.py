@@ -1,0 +1,1 @@
+"""The measuring core of the benchmarks, and the cases of each bundle."""

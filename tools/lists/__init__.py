@@ -1,0 +1,1 @@
+"""Datalists: made from folders, tables and arrays, checked, split, and packed."""
