@@ -213,12 +213,16 @@ def test_traced_torchscript_computes_the_same(case, bundle, tmp_path):
         )
 
 
+@pytest.fixture
+def onnxruntime() -> Any:
+    for package in ("onnx", "onnxscript", "onnxruntime"):
+        module = pytest.importorskip(package, reason=f"{package} is not installed (extra 'export')")
+    return module
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(("case", "change"), variants(), indirect=["case"])
-def test_onnx_computes_the_same(case, change, exported, tmp_path):
-    for package in ("onnx", "onnxscript"):
-        pytest.importorskip(package, reason=f"{package} is not installed (extra 'export')")
-    onnxruntime = pytest.importorskip("onnxruntime", reason="onnxruntime is not installed (extra 'export')")
+def test_onnx_computes_the_same(onnxruntime, case, change, exported, tmp_path):
     file, first = str(tmp_path / "model.onnx"), example(exported, 2)
     onnx_export(
         net_id="network_def",

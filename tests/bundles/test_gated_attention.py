@@ -4,6 +4,7 @@ import json
 import logging
 from pathlib import Path
 from typing import Any
+from urllib.error import URLError
 
 import numpy as np
 import pytest
@@ -265,13 +266,15 @@ def test_what_is_recorded_for_an_export_computes_the_same(case, trained):
             torch.testing.assert_close(recorded(image), network(image), rtol=0, atol=1e-4)
 
 
-def test_pretrained_without_a_network_names_the_file(case, tmp_path, monkeypatch):
-    for name in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"):
-        monkeypatch.setenv(name, "http://127.0.0.1:9/")  # nothing answers there
+def test_pretrained_without_a_network_names_the_file(case, dataset, tmp_path, monkeypatch):
+    def offline(*arguments: Any, **settings: Any) -> None:
+        raise URLError("no route to host")
+
+    monkeypatch.setattr(torch.hub, "urlopen", offline)
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     monkeypatch.setattr(torch.hub, "_hub_dir", None)
-    settings = {name: value for name, value in case.tiny.items() if name != "window_box"}
-    error = refused(lambda: part(workflow(case, **settings, pretrained="true"), "initialised"))
+    run = workflow(case, **small(case, dataset, tmp_path / "out", pretrained="true"))
+    error = refused(part, run, "initialised")
     says(error, "pretrained=true", "resnet18-f37072fd.pth", str(tmp_path), "pretrained=false")
 
 
