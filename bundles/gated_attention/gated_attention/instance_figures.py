@@ -8,7 +8,7 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 from scipy import ndimage
 
-from label_efficient.report.drawing import whole_file
+from label_efficient.files import write_whole
 from label_efficient.report.pictures import overlay
 
 from .crops import cut_instances
@@ -68,8 +68,7 @@ class InstancePictures:
 
 def save_picture(path: Path, picture: Image.Image) -> None:
     """Write a PNG whole or not at all."""
-    with whole_file(path) as temporary:
-        picture.save(temporary, format="PNG", compress_level=3)
+    write_whole(path, lambda file: picture.save(file, format="PNG", compress_level=3))
 
 
 def small_picture(image: np.ndarray, side: int) -> np.ndarray:
