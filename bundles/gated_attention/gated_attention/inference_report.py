@@ -40,7 +40,7 @@ def write_inference_report(
     Args:
         output_dir: Where to write.
         rows: Of `predictions.csv`.
-        classes: Names of the classes.
+        classes: Their names.
         least_certain: Images of the contact sheet: row and file, the least certain first.
         looks: Rows and pictures of what the network looked at, the least certain first.
         page: As of `write_inference_page`.

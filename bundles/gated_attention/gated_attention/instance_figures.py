@@ -21,11 +21,7 @@ _GAP = 8
 
 
 class InstancePictures:
-    """Draws what a network looked at, with its own threshold, sizes and normalisation.
-
-    Args:
-        network: Whose output is drawn.
-    """
+    """Draws what a network looked at, with its own threshold, sizes and normalisation."""
 
     def __init__(self, network: GatedAttentionNet) -> None:
         self.image_size = network.image_size
@@ -34,10 +30,7 @@ class InstancePictures:
         self.mean = network.get_buffer("mean").cpu()
 
     def draw(
-        self,
-        image: torch.Tensor,
-        found: Mapping[str, torch.Tensor],
-        most_pixels: int = MOST_PIXELS,
+        self, image: torch.Tensor, found: Mapping[str, torch.Tensor], most_pixels: int = MOST_PIXELS
     ) -> Image.Image:
         """The image under its attention, with the mask's outline and the boxes by rank; beside it the instances.
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -9,6 +10,7 @@ from label_efficient.report.drawing import (
     COLOURS,
     FAINT,
     INK,
+    LINES,
     MUTED,
     add_grid,
     line_style,
@@ -123,7 +125,8 @@ def save_reliability(
         accuracy = np.bincount(index, weights=correct, minlength=BINS)[used] / count[used]
         mean = np.bincount(index, weights=values, minlength=BINS)[used] / count[used]
         error = float((count[used] * np.abs(accuracy - mean)).sum() / len(correct))
-        style, label = line_style(position), f"{name}: ECE {error:.3f}"
+        style: dict[str, Any] = {"color": COLOURS[position], "linestyle": LINES[position]}
+        label = f"{name}: ECE {error:.3f}"
         upper.plot(mean, accuracy, marker="os"[position], markersize=5, label=label, **style)
         lower.stairs(count, edges, linewidth=1.6, **style)
         lower.stairs(count, edges, fill=True, color=COLOURS[position], alpha=0.15)
