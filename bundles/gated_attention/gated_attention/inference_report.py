@@ -14,7 +14,6 @@ from label_efficient.report.inference_sections import (
     write_inference_page,
 )
 from label_efficient.report.page import figure, section
-from label_efficient.settings import Settings
 
 from .instance_figures import save_picture, small_picture
 
@@ -34,19 +33,17 @@ def write_inference_report(
     classes: Sequence[str],
     least_certain: Sequence[tuple[Mapping[str, Any], str]],
     looks: Sequence[tuple[Mapping[str, Any], Image.Image]],
-    bad: Sequence[tuple[str, str]],
-    settings: Settings,
+    **page: Any,
 ) -> None:
     """Write `report.html`, `figures/least_certain.png` and `figures/attention_<n>.png`.
 
     Args:
         output_dir: Where to write.
         rows: Of `predictions.csv`.
-        classes: Names of the classes.
+        classes: Their names.
         least_certain: Images of the contact sheet: row and file, the least certain first.
         looks: Rows and pictures of what the network looked at, the least certain first.
-        bad: Files without a prediction, and why.
-        settings: Of the run.
+        page: As of `write_inference_page`.
     """
     sections = [classes_section(rows, classes)]
     if least_certain:
@@ -59,4 +56,4 @@ def write_inference_report(
             save_picture(path, picture)
             figures.append(figure(path, caption_of(row, ": ")))
         sections.append(section("Where the network looked", _HOW_TO_READ, *figures))
-    write_inference_page(output_dir, bundle="Gated attention", sections=sections, bad=bad, settings=settings)
+    write_inference_page(output_dir, bundle="Gated attention", sections=sections, **page)

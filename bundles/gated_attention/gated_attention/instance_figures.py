@@ -8,7 +8,7 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 from scipy import ndimage
 
-from label_efficient.report.drawing import whole_file
+from label_efficient.files import write_whole
 from label_efficient.report.pictures import overlay
 
 from .crops import cut_instances
@@ -21,11 +21,7 @@ _GAP = 8
 
 
 class InstancePictures:
-    """Draws what a network looked at, with its own threshold, sizes and normalisation.
-
-    Args:
-        network: Whose output is drawn.
-    """
+    """Draws what a network looked at, with its own threshold, sizes and normalisation."""
 
     def __init__(self, network: GatedAttentionNet) -> None:
         self.image_size = network.image_size
@@ -34,10 +30,7 @@ class InstancePictures:
         self.mean = network.get_buffer("mean").cpu()
 
     def draw(
-        self,
-        image: torch.Tensor,
-        found: Mapping[str, torch.Tensor],
-        most_pixels: int = MOST_PIXELS,
+        self, image: torch.Tensor, found: Mapping[str, torch.Tensor], most_pixels: int = MOST_PIXELS
     ) -> Image.Image:
         """The image under its attention, with the mask's outline and the boxes by rank; beside it the instances.
 
@@ -68,8 +61,7 @@ class InstancePictures:
 
 def save_picture(path: Path, picture: Image.Image) -> None:
     """Write a PNG whole or not at all."""
-    with whole_file(path) as temporary:
-        picture.save(temporary, format="PNG", compress_level=3)
+    write_whole(path, lambda file: picture.save(file, format="PNG", compress_level=3))
 
 
 def small_picture(image: np.ndarray, side: int) -> np.ndarray:

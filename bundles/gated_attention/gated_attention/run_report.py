@@ -8,9 +8,8 @@ import numpy as np
 import torch
 from PIL import Image
 
-from label_efficient.data.image_data import ImageData
 from label_efficient.evaluation.classifier import Outcome
-from label_efficient.report.bundle_page import write_bundle_page
+from label_efficient.report.bundle_page import RunPage
 from label_efficient.report.classifier_sections import (
     LABELS,
     ClassifiedImages,
@@ -20,10 +19,8 @@ from label_efficient.report.classifier_sections import (
     figures_section,
     figures_table,
     hardest_section,
-    training_section,
 )
 from label_efficient.report.page import Section, figure, gallery, section, table, thumbnail
-from label_efficient.settings import Settings
 
 from .coverage import CoverageResult, save_coverage
 from .instance_figures import InstancePictures, save_picture
@@ -35,56 +32,45 @@ NUM_LOOKED_AT = 12
 def write_run_report(
     output_dir: Path,
     *,
-    data: ImageData,
-    settings: Settings,
-    metrics: Mapping[str, Any],
     raw: Outcome,
     calibrated: Outcome,
     looked: Mapping[str, torch.Tensor],
     instance_pictures: InstancePictures,
     coverage: CoverageResult | None,
-    history: Sequence[Mapping[str, float]],
     picture: Callable[[int], np.ndarray],
+    **run: Any,
 ) -> None:
     """Draw the figures of a run and write its report, one page with everything in it.
 
     Args:
-        output_dir: Folder of the run; figures go to its folder `figures`.
-        data: The data set.
-        settings: Of the run.
-        metrics: Content of `metrics.json`.
+        output_dir: Folder of the run.
         raw: What the network says of the test images, before calibration.
         calibrated: After.
         looked: Attention and instances of the test images, see `shipped.look_at`.
         instance_pictures: Draws them.
         coverage: Of reference boxes, or None.
-        history: Rows of `history.csv`; empty if only evaluated.
         picture: Gives a test image as stored, by its position.
+        run: As of `RunPage`.
     """
-    folder = output_dir / "figures"
+    page = RunPage(output_dir, **run)
+    folder, settings, metrics = page.folder, page.settings, page.metrics
     shown = ClassifiedImages.of_test(
-        data,
+        page.data,
         probabilities=calibrated.probabilities,
         raw_probabilities=raw.probabilities,
         uncertainty=calibrated.uncertainty,
         picture=picture,
     )
-    sections = [figures_section(metrics), data_section(data)]
-    if history:
-        sections.append(training_section(draw_training(folder, history=history, metrics=metrics)))
+    sections = [figures_section(metrics), data_section(page.data), *page.training(draw_training)]
     if settings["method"] == "fusion":
         sections.append(_branches_section(metrics))
     sections.append(class_section(folder, shown, metrics["test_per_class"], metrics["test_confusion"]))
     sections.append(_attention_section(folder, shown, looked, instance_pictures))
     if coverage is not None:
         sections.append(_coverage_section(folder, coverage, metrics["coverage"]["remarks"]))
-    write_bundle_page(
-        output_dir,
-        title=f"Gated attention bundle: {settings['method']}, {settings['attention']}, {data.name}",
-        sections=[*sections, calibration_section(folder, shown, metrics["temperature"]), hardest_section(shown)],
-        settings=settings,
-        versions=metrics["versions"],
-        demo=data.name == "demo",
+    page.write(
+        f"Gated attention bundle: {settings['method']}, {settings['attention']}",
+        [*sections, calibration_section(folder, shown, metrics["temperature"]), hardest_section(shown)],
     )
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from label_efficient.report.drawing import MUTED, new_figure, save_figure
-from label_efficient.report.history_figures import History, epoch_axis, legend_below, lines, save_history, series
+from label_efficient.report.history_figures import History, draw_history, epoch_axis, legend_below, lines, series
 
 from .layer_attention import largest_ratio
 
@@ -21,27 +21,18 @@ METRICS = {"val_auc": "AUC", "val_acc": "accuracy"}
 
 
 def draw_training(folder: Path, *, history: History, metrics: Mapping[str, Any]) -> dict[Path, str]:
-    """Draw what there is of a training; returns the files and their captions.
-
-    Args:
-        folder: Where to draw.
-        history: Rows of `history.csv`.
-        metrics: Content of `metrics.json`.
-    """
-    path, settings = folder / "history.png", metrics["settings"]
-    save_history(path, history=history, losses=LOSSES, metrics=METRICS, best_epoch=metrics["chosen_epoch"])
-    drawn = {path: "Losses and validation figures by epoch"}
+    """Draw what there is of a training: the files and their captions."""
+    settings, drawn = metrics["settings"], draw_history(folder, history, metrics, LOSSES, METRICS)
     # `handlers.LSAWeights` writes beta_<node>, beta_<node>_std and gate_<node> of every node, shallow to deep.
     nodes = [name.removeprefix("train_gate_") for name in history[-1] if name.startswith("train_gate_")]
     if nodes:
-        path = folder / "beta.png"
         max_ratio = largest_ratio(settings["lsa"], settings["lsa_temperature"])
-        save_beta(path, history=history, nodes=nodes, max_ratio=max_ratio)
+        path = save_beta(folder / "beta.png", history=history, nodes=nodes, max_ratio=max_ratio)
         drawn[path] = "Layer selective attention: mean and spread of beta over the images"
     return drawn
 
 
-def save_beta(path: Path, *, history: History, nodes: Sequence[str], max_ratio: float | None) -> None:
+def save_beta(path: Path, *, history: History, nodes: Sequence[str], max_ratio: float | None) -> Path:
     """Layer weights over the epochs: mean over images, band of one standard deviation.
 
     Args:
@@ -52,11 +43,7 @@ def save_beta(path: Path, *, history: History, nodes: Sequence[str], max_ratio: 
         max_ratio: the largest ratio between two weights that the attention can reach, drawn as a
             range: e for a softmax of sigmoid means; None draws none.
     """
-    if not nodes:
-        raise ValueError("nodes must name at least one output node")
-    if max_ratio is not None and max_ratio < 1:
-        raise ValueError(f"max_ratio must be at least 1, got {max_ratio}")
-    epochs = series(history, "epoch", required=True)
+    epochs = series(history, "epoch")
     gates = {node: series(history, f"train_gate_{node}") for node in nodes}
     with_gates = any(np.isfinite(values).any() for values in gates.values())
 
@@ -66,8 +53,7 @@ def save_beta(path: Path, *, history: History, nodes: Sequence[str], max_ratio: 
     panels[1].sharey(panels[0])
     panels[1].tick_params(labelleft=False)
     for axes, prefix, title in zip(panels, ("train", "val"), ("Training", "Validation"), strict=False):
-        must = prefix == "train"
-        means = {node: series(history, f"{prefix}_beta_{node}", required=must) for node in nodes}
+        means = {node: series(history, f"{prefix}_beta_{node}") for node in nodes}
         spreads = {node: series(history, f"{prefix}_beta_{node}_std") for node in nodes}
         lines(axes, epochs, means, spreads)
         axes.axhline(1 / len(nodes), color=MUTED, linewidth=0.8, linestyle=(0, (1, 3)), label="equal weights")
@@ -83,4 +69,4 @@ def save_beta(path: Path, *, history: History, nodes: Sequence[str], max_ratio: 
     for axes in panels:
         epoch_axis(axes, epochs)
     legend_below(panels[0], columns=3, figure=figure)
-    save_figure(figure, path)
+    return save_figure(figure, path)

@@ -16,7 +16,6 @@ from label_efficient.report.inference_sections import (
     write_inference_page,
 )
 from label_efficient.report.page import Section, section, table
-from label_efficient.settings import Settings
 
 from .mask_output import outline
 
@@ -37,19 +36,17 @@ def write_inference_report(
     classes: Sequence[str],
     least_certain: Sequence[tuple[Mapping[str, Any], str, np.ndarray | None]],
     empty: Sequence[str],
-    bad: Sequence[tuple[str, str]],
-    settings: Settings,
+    **page: Any,
 ) -> None:
     """Write `report.html` and `figures/least_certain.png`.
 
     Args:
         output_dir: Where to write.
         rows: Of `predictions.csv`.
-        classes: Names of the classes; none of a method without.
+        classes: None of a method that does not classify.
         least_certain: The least certain image first: its row, its file, and its mask as `preview_of` gives it, or None.
         empty: Files whose mask is empty.
-        bad: Files without a prediction, and why.
-        settings: Of the run.
+        page: As of `write_inference_page`.
     """
     sections = [classes_section(rows, classes)] if classes else []
     good = [row for row in rows if not row["error"]]
@@ -58,7 +55,7 @@ def write_inference_report(
     if least_certain:
         images = [_picture(file, preview) for _, file, preview in least_certain]
         sections.append(least_certain_section(output_dir, images, [_caption(row) for row, _, _ in least_certain]))
-    write_inference_page(output_dir, bundle="MultiMix", sections=sections, bad=bad, settings=settings)
+    write_inference_page(output_dir, bundle="MultiMix", sections=sections, **page)
 
 
 def _lungs_section(rows: Sequence[Mapping[str, Any]], empty: Sequence[str]) -> Section:

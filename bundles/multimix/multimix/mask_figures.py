@@ -1,4 +1,4 @@
-"""Figures of lung masks and saliency maps. Every function writes one PNG."""
+"""Figures of lung masks and saliency maps. Every function writes one PNG and returns its path."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 PREDICTED, REFERENCE = COLOURS[4], COLOURS[5]  # orange and sky blue: both stand out on grey, to all eyes
 
 
-def save_dice_boxes(path: Path, *, scores: Mapping[str, Sequence[float]]) -> None:
+def save_dice_boxes(path: Path, *, scores: Mapping[str, Sequence[float]]) -> Path:
     """Box plot of the Dice of single images by group: quartiles, median written, every image a dot.
 
     Whiskers reach to the last image within 1.5 times the box's height.
@@ -26,13 +26,7 @@ def save_dice_boxes(path: Path, *, scores: Mapping[str, Sequence[float]]) -> Non
         path: PNG file to write.
         scores: the Dice of each image, within [0, 1], by the name of the group.
     """
-    if not scores:
-        raise ValueError("scores must have one group at least")
-    groups = {str(name): np.asarray(values, dtype=float) for name, values in scores.items()}
-    for name, values in groups.items():
-        if values.ndim != 1 or not len(values) or not ((values >= 0) & (values <= 1)).all():
-            raise ValueError(f"scores of {name!r} must be one number an image within [0, 1], got {values}")
-
+    groups = {name: np.asarray(values) for name, values in scores.items()}
     names = [wrap_text(name, 18) for name in groups]
     lines = max(name.count("\n") for name in names) + 2
     figure = new_figure(1.1 + 1.45 * max(len(groups), 2), 3.6 + 0.15 * lines)
@@ -65,7 +59,7 @@ def save_dice_boxes(path: Path, *, scores: Mapping[str, Sequence[float]]) -> Non
     axes.tick_params(axis="x", length=0, labelsize=8.5)
     add_grid(axes)
     axes.grid(axis="x", visible=False)
-    save_figure(figure, path)
+    return save_figure(figure, path)
 
 
 def save_boundaries(
@@ -75,8 +69,7 @@ def save_boundaries(
     predicted: Sequence[np.ndarray],
     references: Sequence[np.ndarray],
     captions: Sequence[str],
-    columns: int = 4,
-) -> None:
+) -> Path:
     """Images with the outlines of the predicted and of the reference mask.
 
     Args:
@@ -85,36 +78,26 @@ def save_boundaries(
         predicted: ``H x W`` bool, an image each; may be empty.
         references: ``H x W`` bool, an image each.
         captions: one text an image; line breaks are kept.
-        columns: images in a row.
     """
     from matplotlib.lines import Line2D
 
-    _check_equal(images=images, predicted=predicted, references=references, captions=captions)
-    checked = [_check_image(image) for image in images]
-    outlines = {"reference": (references, REFERENCE, "-"), "predicted": (predicted, PREDICTED, "--")}
-    for number, image in enumerate(checked):
-        for name, (masks, *_) in outlines.items():
-            mask = np.asarray(masks[number])
-            if mask.dtype != bool or mask.shape != image.shape:
-                raise ValueError(f"{name} {number} must be bool {image.shape}, got {mask.dtype} {mask.shape}")
-
-    figure, panels = new_sheet([[image] for image in checked], captions, columns=columns, width=2.1, above=0.3)
-    for number, ([axes], image) in enumerate(zip(panels, checked, strict=True)):
+    figure, panels = new_sheet([[image] for image in images], captions, columns=4, width=2.1, above=0.3)
+    for [axes], image, reference, found in zip(panels, images, references, predicted, strict=True):
         _show(axes, image, cmap="gray", vmin=0, vmax=255)
-        for masks, colour, line in outlines.values():
-            mask = np.pad(np.asarray(masks[number]), 1)  # closes outlines at the border of the image
+        for own, colour, line in ((reference, REFERENCE, "-"), (found, PREDICTED, "--")):
+            mask = np.pad(own, 1)  # closes outlines at the border of the image
             if mask.any():
                 at = [np.arange(-1, size + 1) for size in image.shape]
                 axes.contour(at[1], at[0], mask, levels=[0.5], colors=[colour], linewidths=1.3, linestyles=[line])
     handles = [Line2D([], [], color=PREDICTED, linestyle="--"), Line2D([], [], color=REFERENCE)]
     look: dict[str, Any] = {"ncols": 2, "frameon": False, "fontsize": 9, "borderaxespad": 0.2}
     figure.legend(handles, ["predicted", "reference"], loc="upper center", **look)
-    save_figure(figure, path)
+    return save_figure(figure, path)
 
 
 def save_saliency(
     path: Path, *, images: Sequence[np.ndarray], saliency_maps: Sequence[np.ndarray], captions: Sequence[str]
-) -> None:
+) -> Path:
     """Each image beside its saliency map, which is scaled by its own 99.5th percentile.
 
     Args:
@@ -123,18 +106,9 @@ def save_saliency(
         saliency_maps: ``H x W`` floats, non-negative, an image each.
         captions: one text an image; line breaks are kept.
     """
-    _check_equal(images=images, saliency_maps=saliency_maps, captions=captions)
-    checked = [_check_image(image) for image in images]
-    maps = [np.asarray(saliency_map) for saliency_map in saliency_maps]
-    for number, (image, saliency_map) in enumerate(zip(checked, maps, strict=True)):
-        if not np.issubdtype(saliency_map.dtype, np.floating) or saliency_map.shape != image.shape:
-            got = f"{saliency_map.dtype} {saliency_map.shape}"
-            raise ValueError(f"saliency map {number} must be floats {image.shape}, got {got}")
-        if not (np.isfinite(saliency_map) & (saliency_map >= 0)).all():
-            raise ValueError(f"saliency map {number} must be finite and non-negative")
-
-    figure, panels = new_sheet(list(zip(checked, maps, strict=True)), captions, columns=3, width=1.6, below=0.5)
-    for (left, right), image, saliency_map in zip(panels, checked, maps, strict=True):
+    pairs = list(zip(images, saliency_maps, strict=True))
+    figure, panels = new_sheet(pairs, captions, columns=3, width=1.6, below=0.5)
+    for (left, right), (image, saliency_map) in zip(panels, pairs, strict=True):
         _show(left, image, cmap="gray", vmin=0, vmax=255)
         # A map of few bright points has a percentile of 0; one of nothing is drawn black.
         highest = float(np.percentile(saliency_map, 99.5)) or float(saliency_map.max()) or 1.0
@@ -144,23 +118,9 @@ def save_saliency(
     bar = figure.colorbar(shown, cax=place, orientation="horizontal")
     bar.set_label("saliency / its 99.5th percentile in the image", fontsize=8)
     bar.ax.tick_params(labelsize=8)
-    save_figure(figure, path)
+    return save_figure(figure, path)
 
 
 def _show(axes: Axes, image: np.ndarray, **look: Any) -> Any:
     """Draw one picture; small ones are enlarged without blur."""
     return axes.imshow(image, interpolation="nearest" if max(image.shape) < 200 else "antialiased", **look)
-
-
-def _check_equal(**given: Sequence[Any]) -> None:
-    """Refuse sequences of different lengths, or empty ones."""
-    counts = {name: len(values) for name, values in given.items()}
-    if len(set(counts.values())) != 1 or 0 in counts.values():
-        raise ValueError(f"need one image at least, and one of each an image: {counts}")
-
-
-def _check_image(image: np.ndarray) -> np.ndarray:
-    image = np.asarray(image)
-    if image.ndim != 2 or image.dtype != np.uint8 or not image.size:
-        raise ValueError(f"an image must be uint8 height x width, got {image.dtype} {image.shape}")
-    return image

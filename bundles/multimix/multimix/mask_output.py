@@ -14,7 +14,6 @@ from scipy import ndimage
 from label_efficient.data.images import IMAGE_SUFFIXES, _quiet
 from label_efficient.evaluation.output_names import inside_folder
 from label_efficient.files import write_whole
-from label_efficient.report.drawing import whole_file
 
 from .mask_figures import PREDICTED
 
@@ -202,5 +201,4 @@ def outline(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
 def save_outline(path: Path, *, image: np.ndarray, mask: np.ndarray) -> None:
     """Write `outline` as PNG at the size of the picture."""
     picture = Image.fromarray(outline(image, mask))
-    with whole_file(path) as temporary:
-        picture.save(temporary, format="PNG")
+    write_whole(path, lambda file: picture.save(file, format="PNG"))

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from label_efficient.evaluation.predictions import normalised_entropy
-from label_efficient.report.bundle_page import write_bundle_page
+from label_efficient.report.bundle_page import RunPage
 from label_efficient.report.classifier_sections import (
     LABELS,
     ClassifiedImages,
@@ -16,13 +16,11 @@ from label_efficient.report.classifier_sections import (
     class_section,
     figures_table,
     hardest_section,
-    training_section,
 )
 from label_efficient.report.page import Section, figure, section, table
-from label_efficient.settings import Settings
 
-from . import mask_figures
 from .data import ChestData, Part
+from .mask_figures import save_boundaries, save_dice_boxes, save_saliency
 from .outcomes import ChestOutcome
 from .shipped import ShippedMultiMix
 from .training_figures import draw_training
@@ -56,41 +54,34 @@ _MASK_LABELS = {
 def write_run_report(
     output_dir: Path,
     *,
-    data: ChestData,
-    settings: Settings,
-    metrics: Mapping[str, Any],
     parts: Mapping[str, Part],
     outcomes: Mapping[str, ChestOutcome],
     probabilities: Mapping[str, np.ndarray],
     raw_probabilities: Mapping[str, np.ndarray],
     network: ShippedMultiMix,
     device: torch.device,
-    history: Sequence[Mapping[str, float]],
+    **run: Any,
 ) -> None:
     """Draw the figures of a run and write its report, one page with everything in it.
 
     Args:
-        output_dir: Folder of the run; figures go to its folder `figures`.
-        data: The data set.
-        settings: Of the run.
-        metrics: Content of `metrics.json`.
+        output_dir: Folder of the run.
         parts: The evaluated sections.
         outcomes: What the network says of each.
         probabilities: Of the classes, N x K of each section, after calibration if there was one; none without classes.
         raw_probabilities: Before.
         network: With the weights, for saliency maps.
         device: Where it is.
-        history: Rows of `history.csv`; empty if only evaluated.
+        run: As of `RunPage`.
     """
-    folder = output_dir / "figures"
-    sections = [_figures_section(metrics), _data_section(data)]
-    if history:
-        sections.append(training_section(draw_training(folder, history=history, metrics=metrics)))
+    page = RunPage(output_dir, **run)
+    folder, metrics = page.folder, page.metrics
+    sections = [_figures_section(metrics), _data_section(page.data), *page.training(draw_training)]
     if any(outcome.mask_rows for outcome in outcomes.values()):
         sections.append(_mask_section(folder, parts, outcomes))
     name = "test" if "test" in parts else "val"
     if name in probabilities and len(parts[name].labelled):
-        shown = _labelled_images(name, parts[name], data.classes, probabilities[name], raw_probabilities[name])
+        shown = _labelled_images(name, parts[name], page.data.classes, probabilities[name], raw_probabilities[name])
         figures = metrics["validation" if name == "val" else name]["classification"]
         sections += [
             class_section(folder, shown, figures["per_class"], figures["confusion"]),
@@ -98,14 +89,7 @@ def write_run_report(
             hardest_section(shown),
             _saliency_section(folder, shown, network, device),
         ]
-    write_bundle_page(
-        output_dir,
-        title=f"MultiMix bundle: {settings['method']}, {data.name}",
-        sections=sections,
-        settings=settings,
-        versions=metrics["versions"],
-        demo=data.name == "demo",
-    )
+    page.write(f"MultiMix bundle: {page.settings['method']}", sections)
 
 
 def _figures_section(metrics: Mapping[str, Any]) -> Section:
@@ -158,26 +142,23 @@ def _mask_section(folder: Path, parts: Mapping[str, Part], outcomes: Mapping[str
             source = part.entries[position].source
             group = f"{source} ({_NAMES[name]})" if source else _NAMES[name]
             scores.setdefault(group, []).append(row["dice"])
-    path = folder / "dice.png"
-    mask_figures.save_dice_boxes(path, scores=scores)
-    blocks = [figure(path, "Dice of every image")]
+    blocks = [figure(save_dice_boxes(folder / "dice.png", scores=scores), "Dice of every image")]
     for name in ("test", "cross_domain"):
         if name in outcomes and outcomes[name].mask_rows:
-            path = folder / f"boundaries_{name}.png"
-            _save_boundaries(path, parts[name], outcomes[name])
+            path = _boundaries(folder / f"boundaries_{name}.png", parts[name], outcomes[name])
             text = f"{_NAMES[name].capitalize()}: the images with the lowest Dice, then evenly spread up to the highest"
             blocks.append(figure(path, text))
     return section("Masks", *blocks)
 
 
-def _save_boundaries(path: Path, part: Part, outcome: ChestOutcome) -> None:
+def _boundaries(path: Path, part: Part, outcome: ChestOutcome) -> Path:
     """Half of the images shown are the worst, the others spread over the rest."""
     assert outcome.masks is not None
     order = sorted(outcome.mask_rows, key=lambda position: outcome.mask_rows[position]["dice"])
     worst, rest = order[: NUM_SHOWN // 2], order[NUM_SHOWN // 2 :]
     spread = [rest[i] for i in sorted({int(i) for i in np.linspace(0, len(rest) - 1, NUM_SHOWN // 2)})] if rest else []
     chosen = [*worst, *spread]
-    mask_figures.save_boundaries(
+    return save_boundaries(
         path,
         images=[part.images[i] for i in chosen],
         predicted=[(outcome.masks[i] > 0.5).numpy() for i in chosen],
@@ -191,9 +172,9 @@ def _saliency_section(folder: Path, shown: ClassifiedImages, network: ShippedMul
     images = np.stack([shown.picture(i) for i in chosen])
     with torch.no_grad():
         maps = network.encode(to_input(torch.from_numpy(images)[:, None], device))[2]
-    path, found = folder / "saliency.png", shown.probabilities
-    mask_figures.save_saliency(
-        path,
+    found = shown.probabilities
+    path = save_saliency(
+        folder / "saliency.png",
         images=list(images),
         saliency_maps=list(maps[:, 0].float().cpu().numpy()),
         captions=[f"{shown.files[i]}\n{shown.classes[int(found[i].argmax())]} {found[i].max():.2f}" for i in chosen],

@@ -9,11 +9,11 @@ import numpy as np
 from label_efficient.report.drawing import new_figure, save_figure
 from label_efficient.report.history_figures import (
     History,
+    draw_history,
     epoch_axis,
     legend_below,
     lines,
     log_if_wide,
-    save_history,
     series,
 )
 
@@ -35,45 +35,19 @@ _UNLABELLED_LOSSES = {
 }
 
 
-def draw_training(folder: Path, *, history: History, metrics: Mapping[str, Any]) -> dict[Path, str]:
-    """Draw what there is of a training; returns the files and their captions.
-
-    Args:
-        folder: Where to draw.
-        history: Rows of `history.csv`.
-        metrics: Content of `metrics.json`.
-    """
-    path = folder / "history.png"
-    save_history(path, history=history, losses=LOSSES, metrics=METRICS, best_epoch=metrics["chosen_epoch"])
-    drawn = {path: "Losses (without their weights) and validation figures by epoch"}
-    if "train_pseudo_label_share" in history[-1]:
-        path = folder / "pseudo_labels.png"
-        save_pseudo_labels(path, history=history)
-        drawn[path] = "Pseudo-labels of the unlabelled images"
-    return drawn
-
-
-def save_pseudo_labels(path: Path, *, history: History) -> None:
+def save_pseudo_labels(path: Path, *, history: History) -> Path:
     """What the unlabelled images contributed over the epochs.
 
     Args:
         path: PNG file to write.
         history: rows of ``history.csv`` with ``epoch`` and any of ``train_pseudo_label_share`` (of the unlabelled
             images, above the confidence threshold), ``train_pseudo_label_accuracy`` (of those, where labels are
-            known), ``train_pseudo_label_loss`` and ``train_kl_loss``; numbers, text, empty or absent.
+            known), ``train_pseudo_label_loss`` and ``train_kl_loss``.
     """
     epochs = series(history, "epoch")
-    if not np.isfinite(epochs).all():
-        raise ValueError("history needs an epoch in every row")
     shares = {label: series(history, key) for key, label in _SHARES.items()}
     losses = {label: series(history, key) for key, label in _UNLABELLED_LOSSES.items()}
     drawn = [curves for curves in (shares, losses) if np.isfinite([*curves.values()]).any()]
-    if not drawn:
-        raise ValueError(f"history has no values of any of {', '.join((*_SHARES, *_UNLABELLED_LOSSES))}")
-    for key, values in zip(_SHARES, shares.values(), strict=True):
-        if ((values < 0) | (values > 1)).any():
-            raise ValueError(f"history: {key} must be within [0, 1]")
-
     figure = new_figure(4.6 * len(drawn), 3.9)
     for axes, curves in zip(figure.subplots(1, len(drawn), squeeze=False)[0], drawn, strict=True):
         values = lines(axes, epochs, curves)
@@ -84,4 +58,13 @@ def save_pseudo_labels(path: Path, *, history: History) -> None:
             axes.set(title="Losses of the unlabelled images", ylabel="loss (nats), before its weight")
         epoch_axis(axes, epochs)
         legend_below(axes, columns=2)
-    save_figure(figure, path)
+    return save_figure(figure, path)
+
+
+def draw_training(folder: Path, *, history: History, metrics: Mapping[str, Any]) -> dict[Path, str]:
+    """Draw what `history.csv` has of a training; the files and their captions."""
+    drawn = draw_history(folder, history, metrics, LOSSES, METRICS, "Losses (without their weights)")
+    if "train_pseudo_label_share" in history[-1]:
+        path = save_pseudo_labels(folder / "pseudo_labels.png", history=history)
+        drawn[path] = "Pseudo-labels of the unlabelled images"
+    return drawn

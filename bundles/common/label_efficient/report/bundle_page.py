@@ -1,31 +1,60 @@
 """What the pages of all bundles have in common: settings and versions, what is said of demo data, the disclaimer."""
 
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from __future__ import annotations
 
-from label_efficient.report.page import Section, definition_list, section, table, write_report
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from label_efficient.report.history_figures import History
+from label_efficient.report.page import Section, definition_list, figure, section, table, write_report
 from label_efficient.settings import Settings
+
+
+@dataclass(frozen=True)
+class RunPage:
+    """The page of a run, and what its sections are about.
+
+    Attributes:
+        output_dir: Folder of the run; figures go to its folder `figures`.
+        metrics: Content of `metrics.json`.
+        history: Rows of `history.csv`; empty if only evaluated.
+    """
+
+    output_dir: Path
+    data: Any
+    settings: Settings
+    metrics: Mapping[str, Any]
+    history: History
+
+    @property
+    def folder(self) -> Path:
+        """Where to draw."""
+        return self.output_dir / "figures"
+
+    def training(self, draw: Callable[..., Mapping[Path, str]]) -> list[Section]:
+        """Figures of the training and their captions, from `draw_training`; no section if there was none."""
+        if not self.history:
+            return []
+        drawn = draw(self.folder, history=self.history, metrics=self.metrics)
+        return [section("Training", *[figure(path, caption) for path, caption in drawn.items()])]
+
+    def write(self, title: str, sections: Sequence[Section]) -> None:
+        """Write `report.html`; the title is followed by the name of the data."""
+        name, versions = self.data.name, self.metrics["versions"]
+        write_bundle_page(self.output_dir, f"{title}, {name}", sections, self.settings, versions, demo=name == "demo")
 
 
 def write_bundle_page(
     output_dir: Path,
-    *,
     title: str,
     sections: Sequence[Section],
     settings: Settings,
     versions: Mapping[str, str],
     demo: bool = False,
 ) -> None:
-    """Write `report.html`: the sections, then settings and versions.
-
-    Args:
-        output_dir: Where to write.
-        title: Of the page.
-        sections: What comes before the settings.
-        settings: Of the run; those that differ from the defaults are marked.
-        versions: Of the packages, by name.
-        demo: Whether the data are the synthetic ones that are built in.
-    """
+    """Write `report.html`: the sections, then the settings, with those marked that were changed, and the versions."""
     rows = [
         [name, "null" if value is None else str(value), "changed" if name in settings.changed else ""]
         for name, value in settings.items()

@@ -86,13 +86,7 @@ def figures_section(metrics: Mapping[str, Any]) -> Section:
 
 
 def figures_table(columns: Mapping[str, Mapping[str, Any]], labels: Mapping[str, str], caption: str) -> Markup:
-    """Figures side by side, those that any of the columns has.
-
-    Args:
-        columns: Figures by name, by the title of their column.
-        labels: Names of figures, in order, and what they are called.
-        caption: Of the table.
-    """
+    """Figures side by side, by the title of their column; those of the labels that any column has, in that order."""
     rows = [
         [label, *[values.get(name) for values in columns.values()]]
         for name, label in labels.items()
@@ -107,11 +101,6 @@ def data_section(data: ImageData) -> Section:
     notes = [f"{data.unlabelled} training images were left without a label."] if data.unlabelled else []
     counts = table(["class", "training", "validation", "test"], rows, f"{data.source}; task: {data.task}")
     return section("Data", counts, *notes, *data.notes)
-
-
-def training_section(drawn: Mapping[Path, str]) -> Section:
-    """Figures of a training and their captions."""
-    return section("Training", *[figure(path, caption) for path, caption in drawn.items()])
 
 
 def class_section(
@@ -130,9 +119,8 @@ def class_section(
     """
     rows = [list(row.values()) for row in per_class]
     blocks = [table(list(per_class[0]), rows, f"By class, {shown.where}")]
-    if counts is not None:
-        path = folder / "confusion_matrix.png"
-        save_confusion_matrix(path, counts=np.asarray(counts), classes=shown.classes)
+    if not shown.multi_label:
+        path = save_confusion_matrix(folder / "confusion_matrix.png", counts=np.asarray(counts), classes=shown.classes)
         blocks.append(figure(path, f"Confusion matrix, {shown.where}"))
     path = folder / "roc.png"
     save_roc(path, targets=shown.targets, probabilities=shown.probabilities, classes=shown.classes)
@@ -148,8 +136,9 @@ def calibration_section(folder: Path, shown: ClassifiedImages, temperature: floa
         text += " (calibrate=true fits one)"
     else:
         after = decision_confidence(shown.probabilities, shown.targets, shown.multi_label)[0]
-    path = folder / "reliability.png"
-    save_reliability(path, confidence=confidence, correct=correct, confidence_calibrated=after)
+    path = save_reliability(
+        folder / "reliability.png", confidence=confidence, correct=correct, confidence_calibrated=after
+    )
     return section("Calibration", text, figure(path, f"Reliability, {shown.where}"))
 
 

@@ -1,16 +1,14 @@
-"""What the figures share: colours, a figure without a display, PNG files written whole."""
+"""What the figures share: colours, a figure without a display, PNG files."""
 
 from __future__ import annotations
 
-import os
 import textwrap
-from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+from label_efficient.files import write_whole
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
@@ -30,25 +28,17 @@ def new_figure(width: float, height: float, constrained: bool = True) -> Figure:
     return Figure(figsize=(width, height), dpi=DPI, layout=layout, facecolor="white")
 
 
-@contextmanager
-def whole_file(path: Path) -> Iterator[Path]:
-    """A temporary name beside `path`, renamed to it on success and removed on failure."""
-    path = Path(path)
-    if path.suffix.lower() != ".png":
-        raise ValueError(f"figures are PNG files, got {path}")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        yield temporary
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+def save_figure(figure: Figure, path: Path) -> Path:
+    """Write a figure as one PNG, cut to what is drawn; returns the file."""
+    look: dict[str, Any] = {"dpi": DPI, "bbox_inches": "tight", "pad_inches": 0.08}
+    write_whole(path, lambda file: figure.savefig(file, format="png", **look))
+    return path
 
 
-def save_figure(figure: Figure, path: Path) -> None:
-    """Write a figure as one PNG, cut to what is drawn."""
-    with whole_file(path) as temporary:
-        figure.savefig(temporary, format="png", dpi=DPI, bbox_inches="tight", pad_inches=0.08)
+def line_style(position: int) -> dict[str, Any]:
+    """Colour and line of the curve at a position."""
+    again, colour = divmod(position, len(COLOURS))
+    return {"color": COLOURS[colour], "linestyle": LINES[again % len(LINES)]}
 
 
 def wrap_text(text: object, width: int) -> str:

@@ -8,13 +8,27 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from label_efficient.report.drawing import COLOURS, LINES, MUTED, add_grid, new_figure, save_figure
+from label_efficient.report.drawing import COLOURS, MUTED, add_grid, line_style, new_figure, save_figure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-History = Sequence[Mapping[str, Any]]
+History = Sequence[Mapping[str, float]]
+
+
+def draw_history(
+    folder: Path,
+    history: History,
+    run: Mapping[str, Any],
+    losses: Mapping[str, str],
+    metrics: Mapping[str, str],
+    what: str = "Losses",
+) -> dict[Path, str]:
+    """Draw the history of a run, whose `metrics.json` says which epoch was kept; the file and its caption."""
+    epoch = run["chosen_epoch"]
+    path = save_history(folder / "history.png", history=history, losses=losses, metrics=metrics, best_epoch=epoch)
+    return {path: f"{what} and validation figures by epoch"}
 
 
 def save_history(
@@ -23,18 +37,18 @@ def save_history(
     history: History,
     losses: Mapping[str, str],
     metrics: Mapping[str, str],
-    best_epoch: int | None = None,
-) -> None:
+    best_epoch: int | None,
+) -> Path:
     """Losses, validation metrics and, where it varies, the learning rate over the epochs.
 
     Args:
         path: PNG file to write.
-        history: rows of ``history.csv``; values may be numbers, text, empty or absent.
+        history: rows of ``history.csv``.
         losses: columns of the losses, and what they are called in the figure.
         metrics: the same of the validation metrics; the first that has values is the one that chose the epoch.
-        best_epoch: the epoch that was kept, marked in every panel.
+        best_epoch: the epoch that was kept, marked in every panel; None marks none.
     """
-    epochs = series(history, "epoch", required=True)
+    epochs = series(history, "epoch")
     rate = series(history, "learning_rate")
     varies = len(np.unique(rate[np.isfinite(rate)])) > 1
     widths = [1.0, 1.0, 0.7] if varies else [1.0, 1.0]
@@ -55,33 +69,20 @@ def save_history(
             axes.axvline(best_epoch, color=MUTED, linewidth=1, linestyle="--", zorder=1)
         epoch_axis(axes, epochs)
     if best_epoch is not None:
-        at = np.flatnonzero(epochs == best_epoch)
-        if not len(at):
+        if best_epoch not in epochs:
             raise ValueError(f"best_epoch {best_epoch} is not in the history ({len(epochs)} epochs)")
         label, values = next(iter(known.items()), ("", np.full(len(epochs), np.nan)))
-        value = values[at[-1]]
+        value = values[epochs == best_epoch][-1]
         text = f"chosen epoch {best_epoch}" + (f": {label} {value:.3f}" if np.isfinite(value) else "")
         panels[1].plot([best_epoch], [value], "o", color=COLOURS[0], markersize=7, label=text)
     for axes in panels[:2]:
         legend_below(axes, columns=2)
-    save_figure(figure, path)
+    return save_figure(figure, path)
 
 
-def series(history: History, key: str, required: bool = False) -> np.ndarray:
-    """Column of the history as floats, NaN where a value is absent, empty or text."""
-    if not history:
-        raise ValueError("history has no rows")
-    values = np.full(len(history), np.nan)
-    for row, entry in enumerate(history):
-        value = entry.get(key)
-        if value is not None and value != "":
-            try:
-                values[row] = float(value)
-            except (TypeError, ValueError):
-                raise ValueError(f"history: {key} in row {row} is not a number: {value!r}") from None
-    if required and not np.isfinite(values).any():
-        raise ValueError(f"history has no values of {key!r}; its columns: {', '.join(map(str, history[0]))}")
-    return values
+def series(history: History, key: str) -> np.ndarray:
+    """Column of the history, NaN where a row has no value."""
+    return np.array([row.get(key, np.nan) for row in history], dtype=float)
 
 
 def lines(
@@ -93,13 +94,11 @@ def lines(
     """Draw the series that have values, each with its band; return all drawn values, flat."""
     drawn = [np.empty(0)]
     for position, (label, values) in enumerate(series.items()):
-        known = np.isfinite(values) & np.isfinite(epochs)
+        known = np.isfinite(values)
         if not known.any():
             continue
-        colour = COLOURS[position % len(COLOURS)]
-        style = LINES[position // len(COLOURS) % len(LINES)]
-        marker = "o" if known.sum() <= 12 else ""
-        look: dict[str, Any] = {"color": colour, "linestyle": style, "marker": marker, "markersize": 4}
+        look = line_style(position) | {"marker": "o" if known.sum() <= 12 else "", "markersize": 4}
+        colour = look["color"]
         places = epochs[known]
         if len(epochs) == 1 and spreads:  # side by side, or they would hide one another
             places = places + 0.06 * (position - (len(series) - 1) / 2)
@@ -127,7 +126,7 @@ def epoch_axis(axes: Axes, epochs: np.ndarray) -> None:
     """Whole epochs along the horizontal axis."""
     from matplotlib.ticker import MaxNLocator
 
-    first, last = float(np.nanmin(epochs)), float(np.nanmax(epochs))
+    first, last = float(epochs.min()), float(epochs.max())
     pad = 0.02 * (last - first) if last > first else 0.5
     axes.set(xlabel="epoch", xlim=(first - pad, last + pad))
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1, steps=[1, 2, 5, 10]))

@@ -23,8 +23,7 @@ def classes_section(rows: Sequence[Mapping[str, Any]], classes: Sequence[str]) -
 
 def least_certain_section(output_dir: Path, images: Sequence[np.ndarray], captions: Sequence[str]) -> Section:
     """Contact sheet `figures/least_certain.png` of images H x W x 3, the least certain first."""
-    path = output_dir / "figures" / "least_certain.png"
-    save_contact_sheet(path, images=images, captions=captions)
+    path = save_contact_sheet(output_dir / "figures" / "least_certain.png", images=images, captions=captions)
     return section("Least certain images", figure(path, "Least certain images first"))
 
 
@@ -35,27 +34,8 @@ def caption_of(row: Mapping[str, Any], separator: str = "\n") -> str:
 
 
 def write_inference_page(
-    output_dir: Path,
-    *,
-    bundle: str,
-    sections: Sequence[Section],
-    bad: Sequence[tuple[str, str]],
-    settings: Settings,
+    output_dir: Path, *, bundle: str, sections: Sequence[Section], bad: Sequence[tuple[str, str]], settings: Settings
 ) -> None:
-    """Write `report.html`.
-
-    Args:
-        output_dir: Where to write.
-        bundle: Name of the bundle, for the title.
-        sections: Of the page; the files without a prediction, and the settings, come after them.
-        bad: Files without a prediction, and why.
-        settings: Of the run.
-    """
+    """Write `report.html`: the sections, the files without a prediction and why (`bad`), the settings."""
     failed = [section("Files without a prediction", table(["file", "error"], bad))] if bad else []
-    write_bundle_page(
-        output_dir,
-        title=f"{bundle} bundle: predictions",
-        sections=[*sections, *failed],
-        settings=settings,
-        versions=versions(),
-    )
+    write_bundle_page(output_dir, f"{bundle} bundle: predictions", [*sections, *failed], settings, versions())

@@ -7,31 +7,24 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+from PIL import Image
 
-from label_efficient.report.drawing import DPI, new_figure, save_figure, whole_file, wrap_text
+from label_efficient.files import write_whole
+from label_efficient.report.drawing import DPI, new_figure, save_figure, wrap_text
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 
-def save_contact_sheet(path: Path, *, images: Sequence[np.ndarray], captions: Sequence[str], columns: int = 6) -> None:
-    """Images side by side, small ones enlarged without blur, each with its caption below.
-
-    Args:
-        path: PNG file to write.
-        images: ``(H, W, 3)`` uint8 arrays of any size.
-        captions: one text an image; line breaks are kept.
-        columns: images in a row.
-    """
-    if not images or len(images) != len(captions):
-        raise ValueError(f"need one caption an image and one image at least: {len(images)}, {len(captions)}")
-    cells = [[_check_image(image)] for image in images]
-    figure, panels = new_sheet(cells, captions, columns=columns)
-    for [axes], [image] in zip(panels, cells, strict=True):
-        box = axes.bbox
-        axes.imshow(_shrink(image, round(box.width), round(box.height)), interpolation="nearest")
-    save_figure(figure, path)
+def save_contact_sheet(path: Path, *, images: Sequence[np.ndarray], captions: Sequence[str]) -> Path:
+    """Images ``(H, W, 3)`` uint8 side by side, small ones enlarged without blur, each over its caption."""
+    figure, panels = new_sheet([[image] for image in images], captions, columns=6)
+    for [axes], image in zip(panels, images, strict=True):
+        smaller = Image.fromarray(image)
+        smaller.thumbnail((round(axes.bbox.width), round(axes.bbox.height)), Image.Resampling.LANCZOS)
+        axes.imshow(np.asarray(smaller), interpolation="nearest")
+    return save_figure(figure, path)
 
 
 def new_sheet(
@@ -56,8 +49,6 @@ def new_sheet(
     Returns:
         The figure, and an empty panel for every picture of every cell.
     """
-    if columns < 1:
-        raise ValueError(f"columns must be at least 1, got {columns}")
     columns = min(columns, len(cells))
     across, gap, line = len(cells[0]), 0.14, 0.145
     cell_width = across * width + (across - 1) * 0.04
@@ -98,15 +89,10 @@ def overlay(image: np.ndarray, heat: np.ndarray) -> np.ndarray:
         ``(H, W, 3)`` uint8.
     """
     from matplotlib import colormaps
-    from PIL import Image
 
-    image, heat = _check_image(image), np.asarray(heat, dtype=np.float32)
-    if heat.ndim != 2 or not heat.size:
-        raise ValueError(f"heat must be height x width, got {heat.shape}")
-    if not ((heat >= -1e-4) & (heat <= 1 + 1e-4)).all():
-        raise ValueError("heat must lie within [0, 1]")
     size = (image.shape[1], image.shape[0])
-    heat = np.clip(np.asarray(Image.fromarray(heat).resize(size, Image.Resampling.BICUBIC)), 0, 1)
+    resized = Image.fromarray(heat.astype(np.float32)).resize(size, Image.Resampling.BICUBIC)
+    heat = np.clip(np.asarray(resized), 0, 1)
     colour = 255 * colormaps["viridis"](heat)[..., :3]
     opacity = (0.7 * heat**0.75)[..., None]
     return np.round((1 - opacity) * image + opacity * colour).astype(np.uint8)
@@ -114,26 +100,5 @@ def overlay(image: np.ndarray, heat: np.ndarray) -> np.ndarray:
 
 def save_overlay(path: Path, *, image: np.ndarray, heat: np.ndarray) -> None:
     """Write `overlay` at the size of the image, pixel for pixel."""
-    from PIL import Image
-
     blended = Image.fromarray(overlay(image, heat))
-    with whole_file(path) as temporary:
-        blended.save(temporary, format="PNG", dpi=(DPI, DPI))
-
-
-def _check_image(image: np.ndarray) -> np.ndarray:
-    image = np.asarray(image)
-    if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or not image.size:
-        raise ValueError(f"an image must be uint8 height x width x 3, got {image.dtype} {image.shape}")
-    return image
-
-
-def _shrink(image: np.ndarray, width: int, height: int) -> np.ndarray:
-    """The image smoothed down to fit; untouched if it already does."""
-    from PIL import Image
-
-    if image.shape[1] <= width and image.shape[0] <= height:
-        return image
-    smaller = Image.fromarray(image)
-    smaller.thumbnail((width, height), Image.Resampling.LANCZOS)
-    return np.asarray(smaller)
+    write_whole(path, lambda file: blended.save(file, format="PNG", dpi=(DPI, DPI)))
