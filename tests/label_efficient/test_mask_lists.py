@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from label_efficient.data.mask_lists import MaskList, check_datalist, read_datalist
+from label_efficient.data.mask_lists import MaskList, read_datalist
 
 LISTS = Path(__file__).resolve().parents[2] / "data_lists"
 
@@ -306,7 +306,7 @@ def test_known_digests_are_trusted(root: Path) -> None:
     with pytest.raises(
         ValueError, match=r"i5.png \(test\) is byte by byte i0.png \(train\) \(test\[0\], training\[0\]\)"
     ):
-        check_datalist(content(), Path("x.json"), root, digests=digests)
+        read_datalist(Path("x.json"), root, content=content(), digests=digests)
 
 
 # CSV

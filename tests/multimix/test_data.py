@@ -322,7 +322,7 @@ def test_unlabelled_images_serve_their_task(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"dataset": "kermany"}, r"dataset='kermany': expected 'demo', 'datalist', or the path"),
+        ({"dataset": "kermany"}, r"dataset='kermany' is neither .*: expected 'demo', 'datalist', or the path"),
         ({"dataset": "datalist"}, r"needs datalist"),
         ({"dataset": "demo", "datalist": "x.json"}, r"datalist='x.json' is only read with"),
         ({"dataset": "x.json", "dataset_dir": "nowhere"}, r"dataset_dir='nowhere': no such folder"),

@@ -19,10 +19,9 @@ def class_index(label: Any, classes: Sequence[str]) -> int:
         ValueError: If it is no class.
     """
     content = _read(Path(label)) if isinstance(label, str) else label
-    if isinstance(content, dict) and content.get("prediction"):
-        content = max(content["prediction"], key=lambda entry: entry["score"])
     if isinstance(content, dict):
-        content = content.get("label")
+        scores = content.get("prediction")
+        content = (max(scores, key=lambda entry: entry["score"]) if scores else content).get("label")
     names = [name.lower() for name in classes]
     text = str(content).strip().lower()
     if text in names:

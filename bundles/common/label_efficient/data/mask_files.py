@@ -17,6 +17,8 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageFile, ImageOps
 
+from label_efficient.data.images import nifti_picture
+
 MASK_SUFFIXES = (".png", ".tif", ".tiff", ".bmp", ".gif", ".dcm", ".nii", ".nii.gz")
 _MOST_COVERED = 0.9  # the two lungs fill 8 to 46 % of a chest X-ray
 _MAX_SHOWN = 8
@@ -191,14 +193,9 @@ def _read_dicom(path: Path) -> np.ndarray:
 
 def _read_nifti(path: Path) -> np.ndarray:
     import nibabel
-    from nibabel.orientations import apply_orientation, axcodes2ornt, io_orientation, ornt_transform
 
     image: Any = nibabel.load(path)
     values = np.asanyarray(image.dataobj)
     if values.dtype.names or values.ndim < 2 or not set(values.shape[2:]) <= {1}:
         raise MaskError(f"{path}: its shape is {values.shape} of {values.dtype}, expected one slice of whole numbers")
-    values, slice_axis = values.reshape(*values.shape[:2], 1), 2
-    if image.header["qform_code"] or image.header["sform_code"]:  # without either, it is taken as stored
-        turn = ornt_transform(io_orientation(image.affine), axcodes2ornt("LPI"))
-        values, slice_axis = apply_orientation(values, turn), int(turn[2, 0])
-    return np.take(values, 0, axis=slice_axis).T
+    return nifti_picture(image, values)[..., 0]
