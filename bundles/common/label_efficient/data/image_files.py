@@ -48,22 +48,22 @@ def read_images(paths: Sequence[Path], num_workers: int = 0) -> np.ndarray:
         UnreadableError: Naming every file that cannot be used as an image, and why.
     """
     images = np.empty(len(paths), dtype=object)
-    block: np.ndarray | None = None
+    block = np.empty(0, dtype=np.uint8)
+    # Memory for all at the size of the first; what stays unused of it, the system never provides.
+    with contextlib.suppress(ImageError, MemoryError):
+        block = np.empty((len(paths), *read_image(paths[0]).shape), dtype=np.uint8)
     uniform = True
 
     def keep(index: int, image: np.ndarray) -> None:
         nonlocal uniform
-        uniform = uniform and block is not None and image.shape == block.shape[1:]
-        if uniform and block is not None:
+        uniform = uniform and image.shape == block.shape[1:]
+        if uniform:
             block[index] = image
             image = block[index]
         images[index] = image
 
-    # Memory for all at the size of the first; what stays unused of it, the system never provides.
-    with contextlib.suppress(ImageError, MemoryError):
-        block = np.empty((len(paths), *read_image(paths[0]).shape), dtype=np.uint8)
     for_all_images(paths, keep, num_workers)
-    return block if uniform and block is not None else images
+    return block if uniform else images
 
 
 def check_images(data: Sequence[Mapping[str, str]]) -> None:

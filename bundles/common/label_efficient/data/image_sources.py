@@ -38,14 +38,14 @@ def load_image_data(
     Args:
         dataset: As of `list_path`, like `known`, `others` and `datalist`.
         own: Loads the data set if its name is among the `known`, such as the demo.
-        known: Names of the bundle's own.
-        others: The same in words.
+        known: See there.
+        others: See there.
         several_labels: Whether the bundle can learn several labels of an image.
         dataset_dir: What the paths of a list are relative to, by default its folder.
-        datalist: The list, for "datalist".
-        label_fraction: Share of the training labels to keep, stratified.
-        labels_per_class: Or their number per class.
-        seed: Of the subset.
+        datalist: See there.
+        label_fraction: As of `subsets.labelled_subset`, like `labels_per_class` and `seed`.
+        labels_per_class: See there.
+        seed: See there.
         num_workers: Threads that read image files.
         cache: Whether the images of a list are read once and kept in memory.
         released: `model.json` of the released weights: what the classes are where another program hands

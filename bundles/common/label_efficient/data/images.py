@@ -48,10 +48,7 @@ def read_image(path: str | os.PathLike[str], channels: int = 3) -> np.ndarray:
 
     Raises:
         ImageError: the file is missing, damaged, not an image, or not exactly one 2-D picture.
-        ValueError: `channels` is neither 1 nor 3.
     """
-    if channels not in (1, 3):
-        raise ValueError(f"channels must be 1 or 3, got {channels!r}")
     path = Path(path)
     head, name = _read_head(path), path.name.lower()
     try:

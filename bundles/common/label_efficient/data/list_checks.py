@@ -70,10 +70,12 @@ def check_entries(
         ValueError: With all problems.
     """
     everything = [entry for entries in sections.values() for entry in entries]
-    for entry in everything:
-        for file in (entry.image, *entry.masks):
-            if not file.is_file():
-                problems.append(f"{entry.at}: {file} {'is a folder' if file.is_dir() else 'does not exist'}")
+    problems += [
+        f"{entry.at}: {file} {'is a folder' if file.is_dir() else 'does not exist'}"
+        for entry in everything
+        for file in (entry.image, *entry.masks)
+        if not file.is_file()
+    ]
     problems += _crossing_groups(sections)
     known = digests or {}
     files = [file for file in {entry.image for entry in everything} if file.is_file()]
@@ -121,30 +123,25 @@ def _shared_images(
                 problems.append(f"{entry.file} stands in {name} twice ({again[0].at}, {entry.at})")
             known = kinds[content.get(entry.image, str(path))]
             for (other_name, _), other in known.items():
-                if name != other_name:
-                    problem = _leak(name, entry, other_name, other)
+                if name == other_name:
+                    if contradictions and (what := _contradiction(entry, other)):
+                        where = f"{other.file} ({other.at}) and {entry.file} ({entry.at})"
+                        problems.append(f"{where} are one image with two {what}")
+                elif {name, other_name} == {"train", "unlabelled"} and not set(entry.tasks) & set(other.tasks):
+                    continue
+                elif path == other.image.resolve():
+                    problems.append(f"{entry.file} stands in {other_name} and {name} ({other.at}, {entry.at})")
                 else:
-                    problem = _contradiction(entry, other) if contradictions else None
-                if problem:
-                    problems.append(problem)
+                    copy = f"{entry.file} ({name}) is byte by byte {other.file} ({other_name})"
+                    problems.append(f"{copy} ({entry.at}, {other.at})")
             known.setdefault((name, entry.tasks), entry)
     return problems
 
 
-def _leak(name: str, entry: Entry, other_name: str, other: Entry) -> str | None:
-    if {name, other_name} == {"train", "unlabelled"} and not set(entry.tasks) & set(other.tasks):
-        return None
-    if entry.image.resolve() == other.image.resolve():
-        return f"{entry.file} stands in {other_name} and {name} ({other.at}, {entry.at})"
-    return f"{entry.file} ({name}) is byte by byte {other.file} ({other_name}) ({entry.at}, {other.at})"
-
-
 def _contradiction(entry: Entry, other: Entry) -> str | None:
-    where = f"{other.file} ({other.at}) and {entry.file} ({entry.at})"
     if None not in (entry.label, other.label) and entry.label != other.label:
-        return f"{where} are one image with two labels"
+        return "labels"
     if entry.masks and other.masks and all(path.is_file() for path in (*entry.masks, *other.masks)):
         mask, other_mask = ([*map(sha256, e.masks), e.mask_values] for e in (entry, other))
-        if mask != other_mask:
-            return f"{where} are one image with two masks"
+        return "masks" if mask != other_mask else None
     return None

@@ -47,24 +47,18 @@ def read_mask(
     Raises:
         MaskError: A file is missing, damaged, lossy or not binary; its size is not the image's; no pixel is lung; or
             more than 90 % are.
-        ValueError: There are no paths or no values.
     """
-    if not paths:
-        raise ValueError("paths is empty, expected one mask file or several")
-    if values is not None and not values:
-        raise ValueError("values is empty, expected the stored values that are lung, or None for binary masks")
-    names = ", ".join(str(path) for path in paths)
+    names = ", ".join(map(str, paths))
     stored = [read_stored(path) for path in paths]
+    height, width = shape or stored[0].shape
     for path, layer in zip(paths, stored, strict=True):
-        wanted = shape or stored[0].shape
-        if layer.shape != tuple(wanted):
-            other = "the image" if shape else f"{paths[0]}"
+        if layer.shape != (height, width):
             raise MaskError(
-                f"{path}: the mask is {layer.shape[0]} x {layer.shape[1]} pixels and {other} is {wanted[0]} x "
-                f"{wanted[1]} (height x width); give the mask at the size of its image"
+                f"{path}: the mask is {layer.shape[0]} x {layer.shape[1]} pixels and "
+                f"{'the image' if shape else paths[0]} is {height} x {width} (height x width); give the mask at the "
+                "size of its image"
             )
-    layers = [_lungs(path, layer, values) for path, layer in zip(paths, stored, strict=True)]
-    mask = np.logical_or.reduce(layers)
+    mask = np.logical_or.reduce([_lungs(path, layer, values) for path, layer in zip(paths, stored, strict=True)])
     if not mask.any():
         found = "" if values is None else f": it holds {_counts(np.stack(stored))}, and mask_values is {list(values)}"
         raise MaskError(f"{names}: no lungs in the mask{found}")
