@@ -17,7 +17,6 @@ from PIL import Image
 from label_efficient.data.class_lists import MULTI_LABEL
 from label_efficient.data.epoch_batches import EpochBatches
 from label_efficient.data.image_data import ImageData, Split
-from label_efficient.data.image_files import read_images
 from label_efficient.data.picture_transforms import load_image
 from label_efficient.settings import SettingsError
 from lsanet.batches import ImageSet
@@ -299,16 +298,6 @@ def test_batch_of_npz_is_each_picture_preprocessed(tmp_path, shape):
         assert np.array_equal(images.image(index), data.splits["test"].images[index])
 
 
-def test_cached_files_are_8_bits_at_their_own_size(tmp_path):
-    uniform = write_images(tmp_path / "u")
-    images = read_images([tmp_path / "u" / f for f, _, _ in uniform])
-    assert images.shape == (12, 9, 9, 3) and images.dtype == np.uint8
-    mixed = write_images(tmp_path / "m", [(9, 12), (20, 7)])
-    images = read_images([tmp_path / "m" / f for f, _, _ in mixed], num_workers=2)
-    assert [image.shape for image in images] == [(9, 12, 3), (20, 7, 3)] * 6
-    assert {image.dtype for image in images} == {np.dtype(np.uint8)}
-
-
 def test_cached_files_take_the_memory_of_their_bytes(tmp_path):
     if not Path("/proc/self/statm").is_file():
         pytest.skip("the resident memory of a process is read from /proc")
@@ -350,15 +339,6 @@ def test_npz_takes_the_memory_of_its_arrays_and_so_does_its_fingerprint(tmp_path
     finally:
         tracemalloc.stop()
     assert stored <= peak <= 1.2 * stored
-
-
-def test_list_of_dictionaries_with_indices(tmp_path):
-    entries = write_images(tmp_path)
-    items = [{"image": str(tmp_path / f), "label": int(c == "dog")} for f, c, _ in entries]
-    images = ImageSet(items, Preprocess(image_size=9))
-    batch = images[[1, 2]]
-    assert len(images) == 12 and batch["label"].tolist() == [1, 0]
-    assert torch.equal(batch["image"][0], load_image(tmp_path / entries[1][0]).float())
 
 
 # The order of the images

@@ -2,7 +2,7 @@
 
 import contextlib
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -25,45 +25,44 @@ class UnreadableError(ValueError):
         self.problems = list(problems)
 
 
-def for_all_images(paths: Sequence[Path], use: Callable[[int, np.ndarray], Any], num_workers: int) -> None:
-    """Read every file, in threads, and hand its index and pixels to `use`; then raise for all unreadable ones."""
-
-    def problem(index: int) -> str:
-        try:
-            use(index, read_image(paths[index]))
-        except ImageError as error:
-            return str(error)
-        return ""
-
-    with ThreadPoolExecutor(max(num_workers, 1)) as pool:
-        problems = [text for text in pool.map(problem, range(len(paths))) if text]
-    if problems:
-        raise UnreadableError("image files", problems)
-
-
-def read_images(paths: Sequence[Path], num_workers: int = 0) -> np.ndarray:
+def read_images(paths: Sequence[Path], num_workers: int = 0, *, cache: bool = True) -> np.ndarray | Sequence[Path]:
     """Read files as uint8 into one array N x H x W x 3, or N objects (H x W x 3 each) if their sizes differ.
+
+    Args:
+        paths: The files.
+        num_workers: Threads that read.
+        cache: Whether to keep the images; otherwise the files are only checked, and their paths returned.
 
     Raises:
         UnreadableError: Naming every file that cannot be used as an image, and why.
     """
     images = np.empty(len(paths), dtype=object)
     block = np.empty(0, dtype=np.uint8)
-    # Memory for all at the size of the first; what stays unused of it, the system never provides.
-    with contextlib.suppress(ImageError, MemoryError):
-        block = np.empty((len(paths), *read_image(paths[0]).shape), dtype=np.uint8)
+    if cache:
+        # Memory for all at the size of the first; what stays unused of it, the system never provides.
+        with contextlib.suppress(ImageError, MemoryError):
+            block = np.empty((len(paths), *read_image(paths[0]).shape), dtype=np.uint8)
     uniform = True
 
-    def keep(index: int, image: np.ndarray) -> None:
+    def problem(index: int) -> str:
         nonlocal uniform
+        try:
+            image = read_image(paths[index])
+        except ImageError as error:
+            return str(error)
         uniform = uniform and image.shape == block.shape[1:]
         if uniform:
             block[index] = image
             image = block[index]
-        images[index] = image
+        if cache:
+            images[index] = image
+        return ""
 
-    for_all_images(paths, keep, num_workers)
-    return block if uniform else images
+    with ThreadPoolExecutor(max(num_workers, 1)) as pool:
+        problems = [text for text in pool.map(problem, range(len(paths))) if text]
+    if problems:
+        raise UnreadableError("image files", problems)
+    return paths if not cache else block if uniform else images
 
 
 def check_images(data: Sequence[Mapping[str, str]]) -> None:

@@ -10,7 +10,7 @@ import numpy as np
 
 from label_efficient.data.class_lists import MULTI_LABEL, read_datalist
 from label_efficient.data.image_data import ImageData, Split, check_classes, read_entries
-from label_efficient.data.image_files import UnreadableError, for_all_images, read_images
+from label_efficient.data.image_files import UnreadableError, read_images
 from label_efficient.data.subsets import labelled_subset
 from label_efficient.files import read_json
 from label_efficient.monai_bridge import handed_over
@@ -137,18 +137,12 @@ def _data_of_list(path: Path, dataset_dir: str | None, num_workers: int, cache: 
     problems: list[str] = []
     splits = {}
     for name, entries in found.sections.items():
-        paths = [entry.image for entry in entries]
-        images: np.ndarray | list[Path] = paths
-        try:
-            if cache:
-                images = read_images(paths, num_workers)
-            else:
-                # An hour later is too late to learn that a file is damaged.
-                for_all_images(paths, lambda index, image: None, num_workers)
+        labels = np.asarray([entry.label for entry in entries], dtype=np.int64)
+        try:  # uncached files, too: an hour later is too late to learn that one is damaged
+            images = read_images([entry.image for entry in entries], num_workers, cache=cache)
+            splits[name] = Split(images, labels, [entry.file for entry in entries])
         except UnreadableError as error:
             problems += error.problems
-        labels = np.asarray([entry.label for entry in entries], dtype=np.int64)
-        splits[name] = Split(images, labels, [entry.file for entry in entries])
     if problems:
         raise UnreadableError(path, problems)
     name = path.parent.name if path.name == "images.csv" else path.stem

@@ -10,9 +10,8 @@ def class_index(label: Any, classes: Sequence[str]) -> int:
     """Index of a class.
 
     Args:
-        label: The index, or the path of a label file: text or JSON with the name of the class (in any case)
-            or its index; or a JSON object with that as its `label`, or with the scores that MONAI Label
-            answers as its `prediction`, of which the highest counts.
+        label: The index, or the path of a label file: text or JSON with the name of the class (in any case) or its
+            index; or a JSON object with that as its `label`, or with MONAI Label's scores as its `prediction`.
         classes: Names of the classes.
 
     Raises:
