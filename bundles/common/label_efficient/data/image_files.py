@@ -66,11 +66,7 @@ def read_images(paths: Sequence[Path], num_workers: int = 0, *, cache: bool = Tr
 
 
 def check_images(data: Sequence[Mapping[str, str]]) -> None:
-    """Refuse to run on nothing: MONAI's evaluator would end without a word.
-
-    Raises:
-        SettingsError: If there is no file.
-    """
+    """Refuse to run on nothing (`SettingsError`): MONAI's evaluator would end without a word."""
     if not data:
         raise SettingsError("no images: give --dataset_dir FOLDER, or --datalist LIST")
 

@@ -22,10 +22,10 @@ class Entry:
         label: Index of the class, or 0/1 of every class, or None.
         masks: Files that together are the mask; none without a mask.
         mask_values: Stored values that are lung; None: the mask is binary.
-        source: Name of the data set, or "".
-        group: Patient or other group, or None.
+        source: Name of the data set.
+        group: Patient or other group.
         task: For an unlabelled image the one stream that gets it; None: both.
-        spacing: Height and width of a pixel in mm, or None.
+        spacing: Height and width of a pixel in mm.
         at: Where in the list it stands, for messages.
     """
 

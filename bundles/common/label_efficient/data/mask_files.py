@@ -22,6 +22,7 @@ from label_efficient.data.images import nifti_picture
 MASK_SUFFIXES = (".png", ".tif", ".tiff", ".bmp", ".gif", ".dcm", ".nii", ".nii.gz")
 _MOST_COVERED = 0.9  # the two lungs fill 8 to 46 % of a chest X-ray
 _MAX_SHOWN = 8
+_LOSSY = "changes the values at every edge; save the mask as PNG, from its source"
 
 
 class MaskError(ValueError):
@@ -124,15 +125,11 @@ def _counts(stored: np.ndarray) -> str:
     return f"{len(values)} values, the most frequent of them {shown}" if len(values) > _MAX_SHOWN else shown
 
 
-def _lossy(path: Path, kind: str) -> MaskError:
-    return MaskError(f"{path}: {kind} changes the values at every edge; save the mask as PNG, from its source")
-
-
 def _read_picture(path: Path) -> np.ndarray:
     ImageFile.LOAD_TRUNCATED_IMAGES = False  # other code may have set it: half a mask is none
     with Image.open(path) as picture:
         if picture.format in ("JPEG", "MPO"):
-            raise _lossy(path, "JPEG")
+            raise MaskError(f"{path}: JPEG {_LOSSY}")
         if picture.format not in ("PNG", "TIFF", "BMP", "GIF"):
             raise MaskError(f"{path}: it is {picture.format}, expected one of {', '.join(MASK_SUFFIXES)}")
         frames = getattr(picture, "n_frames", 1)
@@ -178,7 +175,7 @@ def _read_dicom(path: Path) -> np.ndarray:
     syntax = dataset.file_meta.TransferSyntaxUID
     exact = not syntax.is_compressed or ("Lossless" in syntax.name and "Lossy" not in syntax.name)
     if str(dataset.get("LossyImageCompression") or ("00" if exact else "01")) == "01":
-        raise _lossy(path, "lossy compression")
+        raise MaskError(f"{path}: lossy compression {_LOSSY}")
     if int(dataset.get("NumberOfFrames") or 1) != 1:
         raise MaskError(f"{path}: {dataset.NumberOfFrames} frames, expected one")
     pixels = dataset.pixel_array

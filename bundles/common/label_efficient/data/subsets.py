@@ -19,15 +19,13 @@ def labelled_subset(
 ) -> list[int]:
     """Choose the images that keep their labels.
 
-    Every class has its own random order of its images, drawn once from the seed. A fraction ``f`` asks for
-    the first ``round(f * n)`` of a class with ``n`` images (halves are rounded up), a number per class for
-    the first ``labels_per_class``. With one class per image that is the whole rule.
+    Every class has its own random order of its images. A fraction ``f`` asks for the first ``round(f * n)`` of a class
+    with ``n`` images (halves are rounded up), a number per class for the first ``labels_per_class``.
 
     With several labels per image the classes take turns, evenly over their sizes and the rarer first; a class
     takes the next image of its order only when the images chosen so far hold fewer of it than it needs by
-    then. Images without any finding are treated as one more class, of which ``labels_per_class`` takes as
-    many as there are. Every label gets at least what it asked for; since an image with two labels counts
-    for both, some get a little more.
+    then. Images without any finding are one more class, of which ``labels_per_class`` takes as many as there
+    are. Every label gets at least what it asked for; an image with two labels counts for both, so some get more.
 
     Args:
         labels: As of `class_membership`.
