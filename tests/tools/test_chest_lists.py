@@ -103,9 +103,8 @@ BOTH = ("--classification", "guangzhou", "--segmentation", "shenzhen")
 def test_guangzhou_and_shenzhen(data: Path, capsys: pytest.CaptureFixture) -> None:
     made = make(data, *BOTH, "--cross_segmentation", "jsrt", "--cross_classification", "nih")
     assert made["name"] == "guangzhou-shenzhen" and made["labels"] == {"0": "NORMAL", "1": "PNEUMONIA"}
-    assert made["split"] == (
-        "guangzhou: as given, validation 0.1 cut out of training grouped by patient; shenzhen: 0.7-0.1-0.2"
-    )
+    way = "guangzhou: as given, validation 0.1 cut out of training grouped by patient; shenzhen: 0.7-0.1-0.2"
+    assert made["split"] == way
     assert (made["class_labels"], made["mask_labels"], made["seed"]) == ("all", "all", 0)
     assert counts(made, "test") == {("guangzhou", 0): 15, ("guangzhou", 1): 20, ("shenzhen", "mask"): 6}
     val = counts(made, "validation")
@@ -157,9 +156,8 @@ def test_own_class_folders(data: Path, capsys: pytest.CaptureFixture) -> None:
     assert counts(made, "cross_domain") == {("guangzhou", 0): 60, ("guangzhou", 1): 80}  # its training images, too
     made = make(data, "--classification", "guangzhou", "--cross_classification", "own")
     assert counts(made, "cross_domain") == {("own", 0): 20, ("own", 1): 40}
-    err = fail(
-        data, capsys, "--classification", "guangzhou", "--cross_classification", "own", "--classes", "PNEUMONIA,x"
-    )
+    cross = ("--classification", "guangzhou", "--cross_classification", "own")
+    err = fail(data, capsys, *cross, "--classes", "PNEUMONIA,x")
     assert "class folder that is not in the classes (2)" in err and "own: 'Normal'" in err
 
 
@@ -184,9 +182,8 @@ def test_nih_with_its_test_list(data: Path) -> None:
     of_test = [f"{i:08d}_000.png" for i in range(20, 40)]
     (data / "nih/test_list.txt").write_text("\n".join(of_test))
     made = make(data, "--classification", "nih", "--val_fraction", "0.3")
-    assert {item["image"].rsplit("/", 1)[1] for item in made["test"]} == {
-        n for i, n in enumerate(of_test[:15]) if i % 5 < 3
-    }
+    found = {item["image"].rsplit("/", 1)[1] for item in made["test"]}
+    assert found == {n for i, n in enumerate(of_test[:15]) if i % 5 < 3}
     assert made["split"].startswith("nih: as given, validation 0.3 cut out of training grouped by patient")
 
 
@@ -194,9 +191,8 @@ def test_nih_without_images_or_columns(data: Path, capsys: pytest.CaptureFixture
     table = data / "nih/Data_Entry_2017_v2020.csv"
     (data / "empty").mkdir()
     shutil.copy(table, data / "empty" / table.name)
-    assert "none of the 24 images of Data_Entry_2017_v2020.csv is there" in fail(
-        data, capsys, "--classification", "empty"
-    )
+    err = fail(data, capsys, "--classification", "empty")
+    assert "none of the 24 images of Data_Entry_2017_v2020.csv is there" in err
     assert "has the classes NORMAL, PNEUMONIA" in fail(data, capsys, "--classification", "nih", "--classes", "a,b")
     table.write_text(table.read_text().replace("Patient ID", "Patient"))
     assert "no column Patient ID; there are Image Index" in fail(data, capsys, "--classification", "nih")
@@ -216,9 +212,8 @@ def test_masks_of_every_publisher(data: Path) -> None:
     made = make(data, "--segmentation", "shenzhen", "--cross_segmentation", "jsrt")
     assert all(item["mask_values"] == [150, 200] for item in made["cross_domain"])
     assert not any("mask_values" in item for section in SECTIONS for item in made[section])
-    made = make(
-        data, "--segmentation", "shenzhen", "--cross_segmentation", "jsrt", "--cross_mask_values", "150,200,250"
-    )
+    cross = ("--segmentation", "shenzhen", "--cross_segmentation", "jsrt")
+    made = make(data, *cross, "--cross_mask_values", "150,200,250")
     assert made["cross_domain"][0]["mask_values"] == [150, 200, 250]
 
 
@@ -258,18 +253,12 @@ def test_all_unusable_masks_and_images_at_once(data: Path, capsys: pytest.Captur
     ("args", "message"),
     [
         ((), "give --classification DIR or --segmentation DIR, or both"),
-        (
-            ("--classification", "guangzhou", "--cross_segmentation", "jsrt"),
-            "--cross_segmentation needs --segmentation",
-        ),
+        (("--classification", "guangzhou", "--cross_segmentation", "jsrt"), "_segmentation needs --segmentation"),
         (("--classification", "gone", "--segmentation", "away"), "no such folder: .*gone\n.*no such folder: .*away"),
         (("--classification", "../.."), "is not below --root"),
         (("--segmentation", "guangzhou"), "expected one folder of images .*; it holds test, train"),
         (("--classification", "jsrt/images"), "found no image in class folders"),
-        (
-            ("--classification", "guangzhou", "--class_labels", "1"),
-            "--class_labels 1: expected 2 .one of every class. to",
-        ),
+        (("--classification", "guangzhou", "--class_labels", "1"), "--class_labels 1: expected 2 .one of every clas"),
         (("--segmentation", "shenzhen", "--mask_labels", "999"), "--mask_labels 999: expected 2 .* to 21, or all"),
         (("--segmentation", "shenzhen", "--mask_labels", "some"), "'some' is not a whole number"),
         (("--segmentation", "shenzhen", "--mask_labels", "0"), "'0' is not a whole number from 1"),
@@ -340,9 +329,8 @@ def test_own_unlabelled(data: Path) -> None:
 def test_copies_stay_together_and_never_leak_into_unlabelled(data: Path, capsys: pytest.CaptureFixture) -> None:
     folder = data / "guangzhou/train/PNEUMONIA"
     for i in range(10):  # as another patient
-        shutil.copy(
-            folder / f"person{i}_{('bacteria', 'virus')[i % 2]}_{2 * i}.jpeg", folder / f"person{500 + i}_virus_1.jpeg"
-        )
+        one = folder / f"person{i}_{('bacteria', 'virus')[i % 2]}_{2 * i}.jpeg"
+        shutil.copy(one, folder / f"person{500 + i}_virus_1.jpeg")
     made = make(data, "--classification", "guangzhou")
     where = {item["image"]: section for section in SECTIONS for item in made[section]}
     for i in range(10):
@@ -363,9 +351,8 @@ def test_copies_across_places_are_refused(data: Path, capsys: pytest.CaptureFixt
     shutil.copytree(data / "guangzhou/test", data / "more")
     err = fail(data, capsys, "--classification", "guangzhou", "--unlabelled", "more")
     assert "35 problems" in err and "(unlabelled" in err
-    shutil.copy(
-        data / "guangzhou/train/NORMAL/IM-0001-0001.jpeg", data / "guangzhou/train/PNEUMONIA/person9_virus_1.jpeg"
-    )
+    train = data / "guangzhou/train"
+    shutil.copy(train / "NORMAL/IM-0001-0001.jpeg", train / "PNEUMONIA/person9_virus_1.jpeg")
     assert "one image with two labels" in fail(data, capsys, "--classification", "guangzhou")
 
 

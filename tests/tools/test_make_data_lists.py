@@ -417,7 +417,7 @@ def test_other_images_are_never_overwritten(npz: Path, tmp_path: Path, capsys: p
         ({"val_images": None}, None),
         ({"train_images": None}, "has no train_images"),
         ({"val_images": np.zeros((4, 9, 9), dtype=np.uint8)}, "same content with different labels"),
-        ({"classes": np.array([{}], dtype=object)}, "not a readable .npz"),
+        ({"classes": np.array([{}], dtype=object)}, "not readable as .npz"),
     ],
 )
 def test_array_mistakes(npz: Path, tmp_path: Path, capsys: pytest.CaptureFixture, change: dict, message: str) -> None:

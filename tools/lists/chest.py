@@ -14,7 +14,7 @@ from typing import Any
 from label_efficient.data.images import ImageError, read_image
 from label_efficient.data.list_checks import TASKS
 from label_efficient.data.mask_files import MaskError, read_mask
-from label_efficient.data.mask_lists import check_datalist
+from label_efficient.data.mask_lists import read_datalist
 from label_efficient.data.subsets import choose_labelled
 from label_efficient.files import write_whole
 from lists.building import aligned, check_classes, check_file, format_list, train_command
@@ -39,7 +39,7 @@ def make_chest_list(args: argparse.Namespace) -> None:
         if entry.digest is not None
     }
     try:
-        check_datalist(data, path, root, num_workers=os.cpu_count() or 1, digests=digests)
+        read_datalist(path, root, num_workers=os.cpu_count() or 1, content=data, digests=digests)
     except ValueError as error:
         raise ListError(f"{error}\nnothing was written") from None
     write_whole(path, lambda file: file.write(format_list(data).encode()))

@@ -7,7 +7,6 @@ import hashlib
 import os
 import posixpath
 import re
-import zipfile
 from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
@@ -18,6 +17,7 @@ from label_efficient.data.class_lists import SPLITS
 from label_efficient.data.images import ImageError, list_images
 from label_efficient.data.lists import SPLIT_WORDS, UNLABELLED_WORDS
 from label_efficient.data.tables import CLASS_COLUMNS, FILE_COLUMNS, Table, read_table
+from label_efficient.files import read_arrays
 from lists.splits import SECTIONS, Entry, Label, ListError, Source
 
 SECTION_OF = {word: SECTIONS[SPLITS.index(split)] for word, split in SPLIT_WORDS.items()}
@@ -248,7 +248,10 @@ def read_npz(args: argparse.Namespace) -> Source:
     """Read a MedMNIST-layout file; the images become entries ``<split>/<split>_<number>.png``."""
     path = Path(args.file)
     source = Source(args.name or path.stem, Path(os.path.abspath(args.images_dir)))
-    arrays = load_arrays(path)
+    try:
+        arrays = read_arrays(path)
+    except ValueError as error:
+        raise ListError(str(error)) from None
     parts = [part for part in ("train", "val", "test") if f"{part}_images" in arrays]
     if "train" not in parts:
         raise ListError(f"{path} has no train_images; it holds {', '.join(arrays)}")
@@ -276,15 +279,6 @@ def read_npz(args: argparse.Namespace) -> Source:
         if not all(isinstance(v, int) and 0 <= v < (2 if source.multi_label else len(source.classes)) for v in values):
             source.problems["label that is not in the classes"].append(f"{entry.label} ({entry.origin})")
     return source
-
-
-def load_arrays(path: Path) -> dict[str, np.ndarray]:
-    """Load an .npz without ever unpickling anything."""
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            return {name: file[name] for name in file.files}
-    except (ValueError, AttributeError, zipfile.BadZipFile, EOFError) as error:
-        raise ListError(f"{path} is not a readable .npz file ({error})") from None
 
 
 def class_names_of_arrays(source: Source, arrays: dict[str, np.ndarray], classes: list[str] | None) -> None:

@@ -1,4 +1,4 @@
-"""Files written whole or not at all, JSON, CSV, checksums, versions."""
+"""Files written whole or not at all, JSON, CSV, arrays, checksums, versions."""
 
 import csv
 import hashlib
@@ -7,11 +7,14 @@ import json
 import math
 import os
 import platform
-import sys
+import zipfile
+import zlib
 from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, BinaryIO
+
+import numpy as np
 
 
 def write_whole(path: str | Path, write: Callable[[BinaryIO], Any]) -> None:
@@ -76,15 +79,29 @@ def read_json(path: str | Path, what: str) -> Any:
 
 def sha256(path: str | Path) -> str:
     """Checksum of a file, as hexadecimal digits."""
+    return checksum(path, "sha256")
+
+
+def checksum(path: str | Path, algorithm: str) -> str:
+    """Checksum of a file by one of hashlib's algorithms, as hexadecimal digits."""
+    digest = hashlib.new(algorithm, usedforsecurity=False)
     with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest() if sys.version_info >= (3, 11) else _sha256(file)
-
-
-def _sha256(file: BinaryIO) -> str:
-    digest = hashlib.sha256()
-    for block in iter(lambda: file.read(1 << 20), b""):
-        digest.update(block)
+        for block in iter(lambda: file.read(1 << 20), b""):
+            digest.update(block)
     return digest.hexdigest()
+
+
+def read_arrays(path: str | Path) -> dict[str, np.ndarray]:
+    """Read the arrays of an .npz, without ever unpickling anything.
+
+    Raises:
+        ValueError: If it is none.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            return {key: file[key] for key in file.files}
+    except (OSError, ValueError, EOFError, TypeError, AttributeError, zipfile.BadZipFile, zlib.error) as error:
+        raise ValueError(f"{path}: not readable as .npz ({error})") from error
 
 
 def versions() -> dict[str, str]:

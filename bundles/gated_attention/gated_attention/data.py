@@ -5,8 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from label_efficient.data.class_lists import SPLITS
-from label_efficient.data.image_data import ImageData, Split, demo_seed
+from label_efficient.data.image_data import ImageData, make_demo
 from label_efficient.data.image_sources import load_image_data
 
 from .demo_data import DEMO_CLASSES, make_demo_images
@@ -26,26 +25,10 @@ def load_data(
         options: Of `image_sources.load_image_data`: where the images are, label budget, reading.
     """
 
-    def own() -> ImageData | None:
-        return _demo(demo_counts or DEMO_COUNTS, seed) if dataset == "demo" else None
+    def pictures(count: int, seed: int) -> tuple[list[np.ndarray], np.ndarray]:
+        return make_demo_images(count, seed=seed)[:2]
 
-    return load_image_data(
-        dataset,
-        own,
-        known=("demo", "datalist"),
-        others="'demo', 'datalist'",
-        several_labels=False,
-        seed=seed,
-        **options,
-    )
+    def own() -> ImageData:
+        return make_demo(pictures, demo_counts or DEMO_COUNTS, DEMO_CLASSES, seed)
 
-
-def _demo(counts: Mapping[str, int], seed: int) -> ImageData:
-    splits = {}
-    for split in SPLITS:
-        pictures, labels, _ = make_demo_images(counts[split], seed=demo_seed(split, seed))
-        images = np.empty(len(pictures), dtype=object)
-        images[:] = pictures
-        splits[split] = Split(images, labels, [f"demo/{split}/{i:04d}" for i in range(len(labels))])
-    source = "built-in synthetic demo pictures, of no clinical meaning"
-    return ImageData("demo", "multi-class", list(DEMO_CLASSES), splits, source)
+    return load_image_data(dataset, own, several_labels=False, seed=seed, **options)

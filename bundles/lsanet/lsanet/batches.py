@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from label_efficient.data.image_data import Split, is_block
+from label_efficient.data.image_data import Split
 from label_efficient.data.stored_images import StoredImages
 
 from .transforms import Preprocess
@@ -29,8 +29,7 @@ class ImageSet(StoredImages):
 
     def images(self, positions: np.ndarray) -> torch.Tensor:
         """Images at these positions, B x C x H x W in 0..255."""
-        stored = self.data.images
-        if isinstance(stored, np.ndarray) and is_block(stored):
-            batch = torch.from_numpy(stored[positions])
+        if self.data.is_block:
+            batch = torch.from_numpy(np.asarray(self.data.images)[positions])
             return batch.unsqueeze(1) if batch.ndim == 3 else batch.permute(0, 3, 1, 2)
         return torch.stack([self.preprocess.resize(image) for image in super().images(positions)])

@@ -1,11 +1,12 @@
 """Data sets: the built-in demo, MedMNIST files, and lists of image files; kept as uint8 at their stored size."""
 
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from label_efficient.data.class_lists import MULTI_LABEL, SPLITS
-from label_efficient.data.image_data import ImageData, Split, demo_seed
+from label_efficient.data.class_lists import MULTI_LABEL
+from label_efficient.data.image_data import ImageData, Split, make_demo
 from label_efficient.data.image_sources import load_image_data
 
 from .demo_data import DEMO_CLASSES, make_demo_images
@@ -35,17 +36,19 @@ def load_data(
         options: Of `image_sources.load_image_data`: the list, label budget, reading.
     """
 
-    def own() -> ImageData | None:
+    def own() -> ImageData:
         if dataset == "demo":
-            return _demo(demo_size, demo_counts or DEMO_COUNTS, seed)
-        if dataset in MEDMNIST_FLAGS or Path(dataset).suffix.lower() == ".npz":
-            return _from_npz(dataset, dataset_dir)
-        return None
+            make = partial(make_demo_images, size=demo_size)
+            return make_demo(make, demo_counts or DEMO_COUNTS, DEMO_CLASSES, seed)
+        return _from_npz(dataset, dataset_dir)
 
     flags = ", ".join(flag for flag in MEDMNIST_FLAGS if "_" not in flag)
-    # A 3-D set is no misspelt 2-D one.
-    known = ("demo", "datalist", *(() if dataset.lower().endswith("3d") else MEDMNIST_FLAGS))
     others = f"'demo', 'datalist', a 2-D MedMNIST flag ({flags}; 28 pixels, or with _64, _128 or _224), a .npz file"
+    known = ["demo", "datalist"]
+    if Path(dataset).suffix.lower() == ".npz":
+        known.append(dataset)
+    elif not dataset.lower().endswith("3d"):  # a 3-D set is no misspelt 2-D one
+        known += MEDMNIST_FLAGS
     data = load_image_data(dataset, own, known=known, others=others, dataset_dir=dataset_dir, seed=seed, **options)
     if data.multi_label and all((part.labels.sum(axis=1) == 1).all() for part in data.splits.values()):
         data.notes.append(
@@ -55,24 +58,14 @@ def load_data(
     return data
 
 
-def _demo(size: int, counts: Mapping[str, int], seed: int) -> ImageData:
-    splits = {}
-    for split in SPLITS:
-        images, labels = make_demo_images(counts[split], size=size, seed=demo_seed(split, seed))
-        splits[split] = Split(images, labels, [f"demo/{split}/{i:04d}" for i in range(len(labels))])
-    source = "built-in synthetic demo pictures, of no clinical meaning"
-    return ImageData("demo", "multi-class", list(DEMO_CLASSES), splits, source)
-
-
 def _from_npz(dataset: str, dataset_dir: str | None) -> ImageData:
     path = find_npz(dataset, dataset_dir)
     flag = official_flag(dataset, path)
     arrays, classes = read_npz(path, official=flag is not None)
-    splits = {}
-    for split in SPLITS:
-        images, labels = arrays[split]
-        files = [f"{path.stem}/{split}/{i:05d}" for i in range(len(labels))]
-        splits[split] = Split(images, labels, files)
+    splits = {
+        split: Split(images, labels, [f"{path.stem}/{split}/{i:05d}" for i in range(len(labels))])
+        for split, (images, labels) in arrays.items()
+    }
     labels = splits["train"].labels
     if flag is not None:
         info = medmnist_info(flag)

@@ -6,32 +6,20 @@ import http.client
 import io
 import logging
 import urllib.request
-import zipfile
-import zlib
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
 
-from label_efficient.files import write_whole
+from label_efficient.data.class_lists import SPLITS
+from label_efficient.files import checksum, read_arrays, write_whole
 from label_efficient.settings import SettingsError
 
 _FLAGS = (
-    "pathmnist",
-    "chestmnist",
-    "dermamnist",
-    "octmnist",
-    "pneumoniamnist",
-    "retinamnist",
-    "breastmnist",
-    "bloodmnist",
-    "tissuemnist",
-    "organamnist",
-    "organcmnist",
-    "organsmnist",
+    *("pathmnist", "chestmnist", "dermamnist", "octmnist", "pneumoniamnist", "retinamnist", "breastmnist"),
+    *("bloodmnist", "tissuemnist", "organamnist", "organcmnist", "organsmnist"),
 )
-_SIZES = ("", "_64", "_128", "_224")
-MEDMNIST_FLAGS = tuple(flag + size for size in _SIZES for flag in _FLAGS)
+MEDMNIST_FLAGS = tuple(flag + size for size in ("", "_64", "_128", "_224") for flag in _FLAGS)
 
 logger = logging.getLogger(__name__)
 
@@ -73,7 +61,7 @@ def official_flag(dataset: str, path: Path) -> str | None:
     """Flag whose published file this is, or None: the checksum decides, since anybody's file may bear the name."""
     if dataset in MEDMNIST_FLAGS:
         return dataset  # `find_npz` has compared the checksum
-    found = md5(path)
+    found = checksum(path, "md5")
     return next((flag for flag in MEDMNIST_FLAGS if _published(flag)[1] == found), None)
 
 
@@ -94,18 +82,9 @@ def _published(flag: str) -> tuple[str, str]:
     return info[f"url{suffix}"], info[f"MD5{suffix}"]
 
 
-def md5(path: Path) -> str:
-    """Checksum of a file as MedMNIST publishes it."""
-    digest = hashlib.md5(usedforsecurity=False)
-    with open(path, "rb") as file:
-        for block in iter(lambda: file.read(1 << 20), b""):
-            digest.update(block)
-    return digest.hexdigest()
-
-
 def _verify(flag: str, path: Path) -> None:
     expected = _published(flag)[1]
-    if (found := md5(path)) != expected:
+    if (found := checksum(path, "md5")) != expected:
         raise ValueError(
             f"{path}: its MD5 is {found}, and MedMNIST's {flag} has {expected}: delete it to have it downloaded "
             f"again, or, if it is a file of your own, give its path as the dataset (--dataset {path})"
@@ -153,45 +132,27 @@ def read_npz(
     Raises:
         ValueError: Naming the file and every key at fault.
     """
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            arrays = {key: file[key] for key in file.files}
-    except (
-        OSError,
-        ValueError,
-        EOFError,
-        TypeError,
-        AttributeError,
-        zipfile.BadZipFile,
-        zlib.error,
-    ) as error:
-        raise ValueError(f"{path}: not readable as .npz ({error})") from error
-    problems = [
-        f"{split}_{kind} is missing"
-        for split in ("train", "val", "test")
-        for kind in ("images", "labels")
-        if f"{split}_{kind}" not in arrays
-    ]
+    arrays = read_arrays(path)
+    keys = [(f"{split}_images", f"{split}_labels") for split in SPLITS]
+    problems = [f"{key} is missing" for pair in keys for key in pair if key not in arrays]
     if problems:
         raise ValueError(
             f"{path}: {'; '.join(problems)} (MedMNIST layout: train_images, train_labels, val_..., test_...)"
         )
-    splits = {}
-    for split in ("train", "val", "test"):
-        images, labels = arrays[f"{split}_images"], arrays[f"{split}_labels"]
+    splits = {split: (arrays[images], arrays[labels]) for split, (images, labels) in zip(SPLITS, keys, strict=True)}
+    for split, (images, labels) in splits.items():
         problems += _problems(split, images, labels)
-        splits[split] = (images, labels)
-    if not problems and len({images.shape[1:] for images, _ in splits.values()}) > 1:
-        problems.append(f"images differ in shape: { {s: i.shape[1:] for s, (i, _) in splits.items()} }")
-    if not problems and len({labels.shape[1:] for _, labels in splits.values()}) > 1:
-        problems.append(f"labels differ in shape: { {s: y.shape[1:] for s, (_, y) in splits.items()} }")
+    for index, kind in enumerate(("images", "labels")):
+        shapes = {split: pair[index].shape[1:] for split, pair in splits.items()}
+        if not problems and len(set(shapes.values())) > 1:
+            problems.append(f"{kind} differ in shape: {shapes}")
     if problems:
         raise ValueError(f"{path}: {'; '.join(problems)}")
     result = {}
     for split, (images, labels) in splits.items():
         labels = labels.astype(np.int64)
-        flat = labels.reshape(-1) if labels.ndim == 1 or labels.shape[1] == 1 else labels
-        result[split] = (images[..., 0] if images.ndim == 4 and images.shape[3] == 1 else images, flat)
+        flat = labels.reshape(-1) if labels.shape[1:] in ((), (1,)) else labels
+        result[split] = (images[..., 0] if images.shape[3:] == (1,) else images, flat)
     _check_shared_images(path, result, official)
     classes = None
     if "classes" in arrays:

@@ -9,8 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from label_efficient.data.image_data import class_weights
+from label_efficient.data.image_data import check_classes, class_weights, count_classes, demo_seed
 from label_efficient.data.image_files import UnreadableError
+from label_efficient.data.image_sources import list_path
 from label_efficient.data.list_checks import Entry
 from label_efficient.data.mask_lists import SECTIONS, read_datalist
 from label_efficient.files import read_json
@@ -55,14 +56,12 @@ class ChestData:
 
     def counts(self) -> list[dict[str, Any]]:
         """Images by class and with masks (rows) and section (columns), then the length of each stream."""
-        names = [name for name in SECTIONS if len(self.splits[name])]
-        rows: list[dict[str, Any]] = []
-        for index, label in enumerate(self.classes):
-            row = {name: int((self.splits[name].labels == index).sum()) for name in names}
-            rows.append({"": label, **row})
-        rows.append({"": "with a mask", **{name: len(self.splits[name].masked) for name in names}})
-        rows.append({"": "images", **{name: len(self.splits[name]) for name in names}})
-        return rows
+        parts = {name: part for name, part in self.splits.items() if len(part)}
+        return [
+            *count_classes(self.classes, parts, heading=""),
+            {"": "with a mask", **{name: len(part.masked) for name, part in parts.items()}},
+            {"": "images", **{name: len(part) for name, part in parts.items()}},
+        ]
 
     def remarks(self) -> list[str]:
         """The streams of training and the images in each."""
@@ -82,7 +81,7 @@ class ChestData:
         return digest.hexdigest()
 
     def class_weights(self, setting: str | Sequence[float]) -> list[float] | None:
-        """Weights of the classes in the cross-entropy, see `image_data.class_weights`; None without classes."""
+        """See `image_data.class_weights`; None without classes."""
         train = self.splits["train"]
         return class_weights(setting, self.classes, train.labels[train.labelled]) if self.classes else None
 
@@ -105,7 +104,7 @@ def load_data(
     """Load a data set, check it as a whole, and divide it into the streams that the method draws from.
 
     Args:
-        dataset: "demo"; "datalist"; or the path of a list (`.json`, `.csv`).
+        dataset: "demo"; "datalist"; or the path of a list (`.json`, `.csv`) or of a folder with an `images.csv`.
         method: One of `network.METHODS`.
         preprocess: Brings the pictures to the network's size.
         dataset_dir: What the paths of a list are relative to; by default the list's folder.
@@ -126,40 +125,36 @@ def load_data(
     if (lists := handed_over()) is not None:
         classes = read_json(str(released), "the released weights")["classes"] if METHODS[method].classifies else []
         return _from_lists(lists, classes, preprocess, num_workers)
-    if dataset != "datalist" and datalist is not None:
-        raise SettingsError(f"datalist={datalist!r} is only read with dataset='datalist', and dataset is {dataset!r}")
-    if dataset == "demo":
+    path = list_path(dataset, datalist)
+    if path is None:
         name, source, classes = "demo", "built-in synthetic demo", list(DEMO_CLASSES)
         splits = _demo(preprocess, demo_counts or DEMO_COUNTS, seed)
     else:
-        path = _list_path(dataset, datalist)
         name, source = path.stem, str(path)
-        classes, splits = _read_list(path, dataset_dir, preprocess, num_workers)
+        found = read_datalist(path, Path(dataset_dir) if dataset_dir else None, num_workers=num_workers)
+        classes, splits = found.classes, _read_parts(found.sections, preprocess, num_workers, source)
     splits = apply_budgets(splits, class_labels, mask_labels, seed, len(classes))
     if reuse_labelled:
         splits = reuse_labelled_images(splits)
     streams = _streams(splits, method, source)
-    data = ChestData(name, classes, splits, streams, source)
-    _check_classes(data, method)
-    return data
+    if METHODS[method].classifies:
+        check_classes(classes, splits, source)
+    return ChestData(name, classes, splits, streams, source)
 
 
 def _from_lists(
     lists: Mapping[str, Sequence[Mapping[str, Any]]], classes: list[str], preprocess: Preprocess, num_workers: int
 ) -> ChestData:
     """Images with masks that another program, such as MONAI Label, hands over; validation stands in for a test."""
-    problems: list[str] = []
-    splits = {}
-    for name in SECTIONS:
-        items = lists.get("val" if name == "test" else name, [])
-        entries = [
-            Entry(Path(i["image"]), i["image"], masks=(Path(i["label"]),), at=f"{name}[{n}]")
-            for n, i in enumerate(items)
+    sections = {
+        name: [
+            Entry(Path(item["image"]), item["image"], masks=(Path(item["label"]),), at=f"{name}[{n}]")
+            for n, item in enumerate(lists.get("val" if name == "test" else name, []))
         ]
-        splits[name] = read_part(entries, preprocess, num_workers, problems)
+        for name in SECTIONS
+    }
     source = "images handed over by another program"
-    if problems:
-        raise UnreadableError(source, problems)
+    splits = _read_parts(sections, preprocess, num_workers, source)
     notes = ["no test images were handed over: validation stands in for them, and their figures are too good"]
     if classes:
         notes.append("masks alone: the decoder is trained, encoder and classifier stay those of the released weights")
@@ -167,28 +162,22 @@ def _from_lists(
     return ChestData("handed-over", classes, splits, streams, source, notes, masks_alone=True)
 
 
-def _list_path(dataset: str, datalist: str | None) -> Path:
-    if dataset == "datalist":
-        if datalist is None:
-            raise SettingsError("dataset='datalist' needs datalist: the path of a list (.json or .csv)")
-        return Path(datalist)
-    if Path(dataset).suffix.lower() in (".json", ".csv"):
-        return Path(dataset)
-    raise SettingsError(
-        f"dataset={dataset!r}: expected 'demo', 'datalist', or the path of a list (.json or .csv); "
-        "tools/make_data_lists.py chest makes one from the publishers' folders or your own"
-    )
+def _read_parts(
+    sections: Mapping[str, list[Entry]], preprocess: Preprocess, num_workers: int, source: str
+) -> dict[str, Part]:
+    problems: list[str] = []
+    splits = {name: read_part(sections[name], preprocess, num_workers, problems) for name in SECTIONS}
+    if problems:
+        raise UnreadableError(source, problems)
+    return splits
 
 
 def _demo(preprocess: Preprocess, counts: Mapping[str, int], seed: int) -> dict[str, Part]:
     splits = {}
     for index, section in enumerate(SECTIONS):
-        # Pictures of validation and tests do not depend on the seed of the run, so that figures stay comparable; no
-        # seed of a run may give the same pictures for training.
-        own_seed = 1000 * index if index else seed if seed < 1000 else seed + 5000
         count = counts.get(section, 0)
         images, labels, masks = make_demo_images(
-            count, size=preprocess.image_size, seed=own_seed, shift=section == "cross_domain"
+            count, size=preprocess.image_size, seed=demo_seed(index, seed, 5000), shift=section == "cross_domain"
         )
         names = [f"demo/{section}/{i:04d}.png" for i in range(count)]
         entries = [Entry(Path(n), n, label=int(k), source="demo") for n, k in zip(names, labels, strict=True)]
@@ -196,78 +185,30 @@ def _demo(preprocess: Preprocess, counts: Mapping[str, int], seed: int) -> dict[
     return splits
 
 
-def _read_list(
-    path: Path, dataset_dir: str | None, preprocess: Preprocess, num_workers: int
-) -> tuple[list[str], dict[str, Part]]:
-    if dataset_dir is not None and not Path(dataset_dir).is_dir():
-        raise SettingsError(f"dataset_dir={dataset_dir!r}: no such folder")
-    listed = read_datalist(path, Path(dataset_dir) if dataset_dir else None, num_workers=num_workers)
-    problems: list[str] = []
-    splits = {name: read_part(listed.sections[name], preprocess, num_workers, problems) for name in SECTIONS}
-    if problems:
-        raise UnreadableError(path, problems)
-    return listed.classes, splits
-
-
 def _streams(splits: Mapping[str, Part], method: str, source: str) -> dict[str, tuple[str, np.ndarray]]:
     """The streams of a method, each a section and positions in it; an empty one is an error, never a silent zero."""
-    parts = METHODS[method]
     train, unlabelled = splits["train"], splits["unlabelled"]
-
-    def of_task(task: str) -> np.ndarray:
-        return np.flatnonzero([task in entry.tasks for entry in unlabelled.entries])
-
-    wanted: list[tuple[str, bool, str, np.ndarray, str]] = [
-        ("mask_labelled", parts.segments, "train", train.masked, "training images with a mask"),
-        ("class_labelled", parts.classifies, "train", train.labelled, "training images with a label"),
-        (
-            "mask_unlabelled",
-            parts.mask_consistency,
-            "unlabelled",
-            of_task("segmentation"),
-            _UNLABELLED + "segmentation",
-        ),
-        (
-            "class_unlabelled",
-            parts.pseudo_labels,
-            "unlabelled",
-            of_task("classification"),
-            _UNLABELLED + "classification",
-        ),
-    ]
-    streams = {name: (section, positions) for name, needed, section, positions, _ in wanted if needed}
-    problems = [f"there are no {what}" for _, needed, _, positions, what in wanted if needed and not len(positions)]
-    if problems:
-        only_unlabelled = all(_UNLABELLED in problem for problem in problems)
-        hint = "; reuse_labelled=true lets the labelled images stand in for unlabelled ones" if only_unlabelled else ""
-        raise SettingsError(
-            f"method={method!r} cannot be trained on {source}: {'; '.join(problems)}. {_fitting_methods(splits)}{hint}"
-        )
-    return streams
-
-
-def _fitting_methods(splits: Mapping[str, Part]) -> str:
-    tasks = {task for entry in splits["unlabelled"].entries for task in entry.tasks}
+    masks, classes = (
+        np.flatnonzero([task in entry.tasks for entry in unlabelled.entries])
+        for task in ("segmentation", "classification")
+    )
+    there = {
+        "mask_labelled": ("segments", "train", train.masked, "training images with a mask"),
+        "class_labelled": ("classifies", "train", train.labelled, "training images with a label"),
+        "mask_unlabelled": ("mask_consistency", "unlabelled", masks, _UNLABELLED + "segmentation"),
+        "class_unlabelled": ("pseudo_labels", "unlabelled", classes, _UNLABELLED + "classification"),
+    }
+    wanted = {name: stream for name, stream in there.items() if getattr(METHODS[method], stream[0])}
+    lacking = [what for _, _, positions, what in wanted.values() if not len(positions)]
+    if not lacking:
+        return {name: (section, positions) for name, (_, section, positions, _) in wanted.items()}
     fitting = [
         name
-        for name, method in METHODS.items()
-        if (not method.segments or len(splits["train"].masked))
-        and (not method.classifies or len(splits["train"].labelled))
-        and (not method.mask_consistency or "segmentation" in tasks)
-        and (not method.pseudo_labels or "classification" in tasks)
+        for name, other in METHODS.items()
+        if all(len(positions) or not getattr(other, part) for part, _, positions, _ in there.values())
     ]
-    return f"Methods that fit these data: {', '.join(fitting)}" if fitting else "No method fits these data"
-
-
-def _check_classes(data: ChestData, method: str) -> None:
-    if not METHODS[method].classifies:
-        return
-    problems = []
-    if len(data.classes) < 2:
-        problems.append(f"there is only the class {data.classes[0]!r}, and a classifier needs two")
-    for index, name in enumerate(data.classes):
-        for section in ("train", "val"):
-            if not (data.splits[section].labels == index).any():
-                problems.append(f"class {name!r} has no image in {section}")
-    if problems:
-        raise ValueError(f"{data.source}: {'; '.join(problems)}")
+    advice = f"Methods that fit these data: {', '.join(fitting)}" if fitting else "No method fits these data"
+    if all(what.startswith(_UNLABELLED) for what in lacking):
+        advice += "; reuse_labelled=true lets the labelled images stand in for unlabelled ones"
+    found = "; ".join(f"there are no {what}" for what in lacking)
+    raise SettingsError(f"method={method!r} cannot be trained on {source}: {found}. {advice}")

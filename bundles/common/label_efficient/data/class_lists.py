@@ -4,19 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from label_efficient.data.list_checks import Entry, crossing_groups, missing_files, shared_images
-from label_efficient.data.lists import (
-    SPLIT_WORDS,
-    Item,
-    ListForm,
-    class_of,
-    find_items,
-    found_names,
-    given_names,
-    group_of,
-    read_content,
-)
-from label_efficient.data.tables import listed
+from label_efficient.data.list_checks import Entry, check_entries
+from label_efficient.data.lists import SPLIT_WORDS, Item, ListForm, class_of, find_items, read_content
 
 SPLITS = ("train", "val", "test")
 MULTI_LABEL = "multi-label, binary-class"
@@ -46,17 +35,12 @@ def read_datalist(path: Path, root: Path | None = None, *, num_workers: int = 0)
         ValueError: With all problems of the list: missing files, the same file or the same content in two splits,
             unknown classes, empty splits.
     """
-    content, problems = read_content(path, _FORM)
-    root = root or path.parent
-    if not root.is_dir():
-        raise ValueError(f"dataset_dir={str(root)!r}: no such folder")
-    items = find_items(content, path, _FORM, problems)
+    content, problems = read_content(path, root, _FORM)
+    items, classes = find_items(content, path, _FORM, problems)
     if not items and not problems:
         raise ValueError(
             f"{path}: no entries in training, validation or test; its keys are {', '.join(content) or 'none'}"
         )
-    names = given_names(content.get("labels"), problems)
-    classes = found_names(items, problems) if names is None else names
     multi_label = any(isinstance(item.given["label"], list) for item in items)
     task = content.get("task")
     if task is None:
@@ -68,19 +52,16 @@ def read_datalist(path: Path, root: Path | None = None, *, num_workers: int = 0)
     unlabelled = content.get("unlabelled") or []
     if not isinstance(unlabelled, list):
         problems.append(f"unlabelled is a {type(unlabelled).__name__}, expected a list of entries")
-        unlabelled = []
+    root = root or path.parent
     label_of = _labels_of if multi_label else class_of
     sections: dict[str, list[Entry]] = {split: [] for split in SPLITS}
     for item in items:
         file, label = item.given["image"], label_of(item, classes, problems)
-        sections[item.section].append(Entry(root / file, file, label, group=group_of(item), at=item.at))
+        sections[item.section].append(Entry(root / file, file, label, group=item.group, at=item.at))
     empty = [split for split, entries in sections.items() if items and not entries]
     problems += [f"no entries for {split} (tools/make_data_lists.py cuts splits)" for split in empty]
-    problems += crossing_groups(sections) + missing_files(sections)
     # One content with two labels is let pass: `make_data_lists.py --allow_copies` makes such lists.
-    problems += shared_images(sections, num_workers, contradictions=False)
-    if problems:
-        raise ValueError(listed(path, problems))
+    check_entries(sections, path, problems, num_workers, contradictions=False)
     return ClassList(task, classes, sections, len(unlabelled))
 
 

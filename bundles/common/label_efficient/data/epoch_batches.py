@@ -48,10 +48,9 @@ class EpochBatches(Sampler[list[int]]):
         if self.training:
             np.random.default_rng((self.seed, self.epoch)).shuffle(order)
         mine = order[self.rank :: self.num_ranks][: self._share()]
-        count = len(self)
-        for index in range(count):
-            end = len(mine) if index == count - 1 else (index + 1) * self.batch_size
-            yield mine[index * self.batch_size : end].tolist()
+        starts = [index * self.batch_size for index in range(len(self))]
+        for start, end in zip(starts, [*starts[1:], len(mine)], strict=True):
+            yield mine[start:end].tolist()
 
 
 def make_loader(
@@ -61,9 +60,9 @@ def make_loader(
 
     Args:
         dataset: Of a known length.
-        batch_size: As of `EpochBatches`, like the following.
-        training: Whether to shuffle.
-        seed: Of the order.
+        batch_size: As of `EpochBatches`, like `training` and `seed`.
+        training: See there.
+        seed: See there.
         num_workers: Processes that read ahead; 0 for images in memory.
     """
     return DataLoader(

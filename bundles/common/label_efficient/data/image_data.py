@@ -1,8 +1,8 @@
-"""Data sets of images with classes: their splits, counts and checksum; from lists, or handed over."""
+"""Data sets of images with classes in memory: their splits, counts, checksum and class weights."""
 
 import hashlib
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,9 +11,10 @@ import numpy as np
 
 from label_efficient.data.class_lists import MULTI_LABEL, SPLITS
 from label_efficient.data.label_files import class_index
-from label_efficient.data.subsets import labelled_subset
 from label_efficient.data.tables import listed
 from label_efficient.settings import SettingsError
+
+DEMO_SOURCE = "built-in synthetic demo pictures, of no clinical meaning"
 
 
 @dataclass(frozen=True)
@@ -21,22 +22,22 @@ class Split:
     """One part of a data set.
 
     Attributes:
-        images: uint8 N x H x W or N x H x W x 3 in memory, or paths of files.
+        images: uint8 N x H x W or N x H x W x 3 in memory; or one by one, uint8 H x W (x 3), or the paths of files.
         labels: int64 (N,), or 0/1 N x K for multi-label.
         files: Name of every image, for tables.
     """
 
-    images: np.ndarray | list[Path]
+    images: np.ndarray | Sequence[np.ndarray | Path]
     labels: np.ndarray
     files: list[str]
 
     def __len__(self) -> int:
         return len(self.labels)
 
-    def take(self, indices: np.ndarray) -> "Split":
-        """The part of the split at these positions."""
-        images = self.images[indices] if isinstance(self.images, np.ndarray) else [self.images[i] for i in indices]
-        return Split(images, self.labels[indices], [self.files[i] for i in indices])
+    @property
+    def is_block(self) -> bool:
+        """Whether the images are one array in memory rather than one by one."""
+        return isinstance(self.images, np.ndarray) and self.images.dtype != object
 
 
 @dataclass(frozen=True)
@@ -48,8 +49,9 @@ class ImageData:
         task: One of MedMNIST's task names, e.g. "multi-class".
         classes: Name of every class, in the order of the network's outputs.
         splits: "train", "val" and "test".
-        unlabelled: Training images left out by the label budget.
         source: Where the data come from, for people.
+        unlabelled: Training images left out by the label budget.
+        notes: Remarks for people.
     """
 
     name: str
@@ -67,13 +69,8 @@ class ImageData:
 
     def counts(self) -> list[dict[str, Any]]:
         """Images by class (rows) and split (columns), and their sum."""
-        rows = []
-        for index, name in enumerate(self.classes):
-            row: dict[str, Any] = {"class": name}
-            for split, part in self.splits.items():
-                row[split] = int((part.labels[:, index] if self.multi_label else part.labels == index).sum())
-            rows.append(row)
-        return [*rows, {"class": "images", **{split: len(part) for split, part in self.splits.items()}}]
+        sums = {"class": "images", **{split: len(part) for split, part in self.splits.items()}}
+        return [*count_classes(self.classes, self.splits), sums]
 
     def remarks(self) -> list[str]:
         """What else to know of the counts."""
@@ -85,10 +82,9 @@ class ImageData:
         for name, part in self.splits.items():
             digest.update(name.encode())
             digest.update(np.ascontiguousarray(part.labels).tobytes())
-            block = is_block(part.images)
-            for image in [part.images] if block else part.images:
+            for image in [part.images] if part.is_block else part.images:
                 if isinstance(image, np.ndarray):
-                    digest.update(b"" if block else str(image.shape).encode())
+                    digest.update(b"" if part.is_block else str(image.shape).encode())
                     digest.update(np.ascontiguousarray(image).reshape(-1).data)  # a view: bytes would be a copy
                 else:
                     digest.update(str(image).encode())
@@ -97,6 +93,39 @@ class ImageData:
     def class_weights(self, setting: str | Sequence[float]) -> list[float] | None:
         """Weights of the classes in the cross-entropy, see `class_weights`."""
         return class_weights(setting, self.classes, self.splits["train"].labels)
+
+
+def count_classes(classes: Sequence[str], splits: Mapping[str, Any], heading: str = "class") -> list[dict[str, Any]]:
+    """Images by class (rows, their name under `heading`) and split (columns), of splits that have `labels`."""
+    return [
+        {heading: name}
+        | {
+            split: int((part.labels[:, index] if part.labels.ndim == 2 else part.labels == index).sum())
+            for split, part in splits.items()
+        }
+        for index, name in enumerate(classes)
+    ]
+
+
+def check_classes(classes: Sequence[str], splits: Mapping[str, Any], source: str) -> None:
+    """Refuse data that cannot be trained or validated on.
+
+    Raises:
+        ValueError: If there are fewer than two classes, or one has no image in training or validation.
+    """
+    problems = []
+    if len(classes) < 2:
+        problems.append(f"there is only the class {classes[0]!r}, and a classifier needs two")
+    for row in count_classes(classes, splits):
+        # Training needs every class, and without one the AUC that chooses the epoch is undefined.
+        problems += [f"class {row['class']!r} has no image in {s}" for s in ("train", "val") if row[s] == 0]
+    labels = splits["val"].labels
+    if labels.ndim == 2:
+        always = [name for name, found in zip(classes, labels.all(axis=0), strict=True) if found]
+        problems += [f"label {name!r} is present in every image of val: its AUC is undefined" for name in always]
+    if problems:
+        advice = "\n(tools/make_data_lists.py cuts splits that all have every class)"
+        raise ValueError(listed(source, problems) + advice)
 
 
 def class_weights(setting: str | Sequence[float], classes: Sequence[str], labels: np.ndarray) -> list[float] | None:
@@ -127,62 +156,40 @@ def class_weights(setting: str | Sequence[float], classes: Sequence[str], labels
     return weights
 
 
-def is_block(images: np.ndarray | list[Path]) -> bool:
-    """Whether the images are one array in memory rather than one by one."""
-    return isinstance(images, np.ndarray) and images.dtype != object
-
-
 def read_entries(entries: Sequence[Mapping[str, Any]], classes: Sequence[str]) -> Split:
-    """Split of dictionaries with `image` (path) and `label`, see `_label_files.class_index`."""
+    """Split of dictionaries with `image` (path) and `label`, see `label_files.class_index`."""
     paths = [Path(str(entry["image"])) for entry in entries]
     labels = np.asarray([class_index(entry["label"], classes) for entry in entries], dtype=np.int64)
     return Split(paths, labels, [str(p) for p in paths])
 
 
-def check_classes(data: ImageData) -> None:
-    """Refuse data that cannot be trained or validated on.
-
-    Raises:
-        ValueError: If there are fewer than two classes, or one has no image in training or validation.
-    """
-    problems = []
-    if len(data.classes) < 2:
-        problems.append(f"there is only the class {data.classes[0]!r}, and a classifier needs two")
-    for row in data.counts()[:-1]:
-        # Training needs every class, and without one the AUC that chooses the epoch is undefined.
-        problems += [f"class {row['class']!r} has no image in {s}" for s in ("train", "val") if row[s] == 0]
-    if data.multi_label:
-        for index, name in enumerate(data.classes):
-            if data.splits["val"].labels[:, index].all():
-                problems.append(f"label {name!r} is present in every image of val: its AUC is undefined")
-    if problems:
-        advice = "\n(tools/make_data_lists.py cuts splits that all have every class)"
-        raise ValueError(listed(data.source, problems) + advice)
-
-
-def with_budget(
-    data: ImageData, *, label_fraction: float | None = None, labels_per_class: int | None = None, seed: int = 0
+def make_demo(
+    make: Callable[..., tuple[Any, np.ndarray]], counts: Mapping[str, int], classes: Sequence[str], seed: int
 ) -> ImageData:
-    """The same data with labels of some training images only; the other images are left out."""
-    if label_fraction is None and labels_per_class is None:
-        return data
-    train = data.splits["train"]
-    kept = labelled_subset(
-        train.labels,
-        label_fraction=label_fraction,
-        labels_per_class=labels_per_class,
-        seed=seed,
-        class_names=data.classes,
-    )
-    splits = {**data.splits, "train": train.take(np.asarray(kept))}
-    return ImageData(data.name, data.task, data.classes, splits, data.source, len(train) - len(kept), data.notes)
+    """The built-in demo of a bundle.
+
+    Args:
+        make: Makes so many pictures and their labels by a `seed`.
+        counts: Number of pictures by split.
+        classes: Their names.
+        seed: Of the training pictures.
+    """
+    splits = {}
+    for index, split in enumerate(SPLITS):
+        images, labels = make(counts[split], seed=demo_seed(index, seed))
+        splits[split] = Split(images, labels, [f"demo/{split}/{i:04d}" for i in range(len(labels))])
+    return ImageData("demo", "multi-class", list(classes), splits, DEMO_SOURCE)
 
 
-def demo_seed(split: str, seed: int) -> int:
+def demo_seed(index: int, seed: int, beyond: int = 2000) -> int:
     """Seed of the demo's pictures of a split.
 
-    Those of validation (1000) and test (2000) do not depend on the seed of the run, so that figures stay comparable;
-    no seed of a run gives the same pictures for training.
+    Those of validation (1000) and tests (2000, ...) do not depend on the seed of the run, so that figures stay
+    comparable; no seed of a run gives the same pictures for training.
+
+    Args:
+        index: Of the split, 0 for training.
+        seed: Of the run.
+        beyond: What is added to a seed from 1000, to leave those of the other splits out.
     """
-    index = SPLITS.index(split)
-    return 1000 * index if index else seed if seed < 1000 else seed + 2000
+    return 1000 * index if index else seed if seed < 1000 else seed + beyond

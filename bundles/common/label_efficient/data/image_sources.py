@@ -2,14 +2,16 @@
 
 import difflib
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from label_efficient.data.class_lists import MULTI_LABEL, read_datalist
-from label_efficient.data.image_data import ImageData, Split, check_classes, read_entries, with_budget
-from label_efficient.data.image_files import UnreadableError, for_all_images, read_images
+from label_efficient.data.image_data import ImageData, Split, check_classes, read_entries
+from label_efficient.data.image_files import UnreadableError, read_images
+from label_efficient.data.subsets import labelled_subset
 from label_efficient.files import read_json
 from label_efficient.monai_bridge import handed_over
 from label_efficient.settings import SettingsError
@@ -17,10 +19,10 @@ from label_efficient.settings import SettingsError
 
 def load_image_data(
     dataset: str,
-    own: Callable[[], ImageData | None],
+    own: Callable[[], ImageData],
     *,
-    known: Sequence[str],
-    others: str,
+    known: Sequence[str] = ("demo", "datalist"),
+    others: str = "'demo', 'datalist'",
     several_labels: bool = True,
     dataset_dir: str | None = None,
     datalist: str | None = None,
@@ -34,16 +36,16 @@ def load_image_data(
     """Load a data set and check it as a whole.
 
     Args:
-        dataset: A name that the bundle knows; "datalist"; or the path of a list, see `list_path`.
-        own: Loads what the bundle alone knows, such as its demo; None if the data set is none of these.
-        known: See `list_path`.
-        others: See `list_path`.
+        dataset: As of `list_path`, like `known`, `others` and `datalist`.
+        own: Loads the data set if its name is among the `known`, such as the demo.
+        known: See there.
+        others: See there.
         several_labels: Whether the bundle can learn several labels of an image.
-        dataset_dir: What the paths of a list are relative to.
-        datalist: The list, for "datalist".
-        label_fraction: Share of the training labels to keep, stratified.
-        labels_per_class: Or their number per class.
-        seed: Of the subset.
+        dataset_dir: What the paths of a list are relative to, by default its folder.
+        datalist: See there.
+        label_fraction: As of `subsets.labelled_subset`, like `labels_per_class` and `seed`.
+        labels_per_class: See there.
+        seed: See there.
         num_workers: Threads that read image files.
         cache: Whether the images of a list are read once and kept in memory.
         released: `model.json` of the released weights: what the classes are where another program hands
@@ -54,36 +56,50 @@ def load_image_data(
         ValueError: If the data have problems; all of them in one message.
     """
     if released is not None and (lists := handed_over()) is not None:
-        return handed_over_data(lists, Path(released))
-    if dataset != "datalist" and datalist is not None:
-        raise SettingsError(f"datalist={datalist!r} is only read with dataset='datalist', and dataset is {dataset!r}")
-    data = own() or data_of_list(list_path(dataset, datalist, known, others), dataset_dir, num_workers, cache)
+        return _handed_over_data(lists, Path(released))
+    path = list_path(dataset, datalist, known, others)
+    data = own() if path is None else _data_of_list(path, dataset_dir, num_workers, cache)
     if data.multi_label and not several_labels:
         raise ValueError(
             f"{data.source}: its images have lists of labels, and this bundle learns one class per image: give the "
             "index or the name of the class, or use the lsanet bundle"
         )
-    data = with_budget(data, label_fraction=label_fraction, labels_per_class=labels_per_class, seed=seed)
-    check_classes(data)
+    if label_fraction is not None or labels_per_class is not None:
+        train = data.splits["train"]
+        kept = labelled_subset(train.labels, label_fraction, labels_per_class, seed, data.classes)
+        images = train.images[kept] if isinstance(train.images, np.ndarray) else [train.images[i] for i in kept]
+        labelled = Split(images, train.labels[kept], [train.files[i] for i in kept])
+        data = replace(data, splits={**data.splits, "train": labelled}, unlabelled=len(train) - len(kept))
+    check_classes(data.classes, data.splits, data.source)
     return data
 
 
-def list_path(dataset: str, datalist: str | None, known: Sequence[str], others: str) -> Path:
-    """Path of the list that the settings name.
+def list_path(
+    dataset: str,
+    datalist: str | None,
+    known: Sequence[str] = ("demo", "datalist"),
+    others: str = "'demo', 'datalist'",
+) -> Path | None:
+    """Path of the list that the settings name, or None where they name a data set of the bundle's own.
 
     Args:
-        dataset: "datalist", the path of a list (`.json`, `.csv`), or a folder with an `images.csv`.
+        dataset: "datalist"; one of the `known`; or the path of a list (`.json`, `.csv`) or of a folder with an
+            `images.csv`.
         datalist: The list, for "datalist".
-        known: Names that `dataset` can have beside, for a hint where it is misspelt.
+        known: Names of the bundle's own.
         others: The same in words, for the error.
 
     Raises:
-        SettingsError: If the settings name none.
+        SettingsError: If the settings name none, or two.
     """
     if dataset == "datalist":
         if datalist is None:
-            raise SettingsError("dataset='datalist' needs datalist: the path of a MONAI datalist (.json) or a .csv")
+            raise SettingsError("dataset='datalist' needs datalist: the path of a list (.json or .csv)")
         return Path(datalist)
+    if datalist is not None:
+        raise SettingsError(f"datalist={datalist!r} is only read with dataset='datalist', and dataset is {dataset!r}")
+    if dataset in known:
+        return None
     path = Path(dataset)
     if path.is_dir():
         if not (path / "images.csv").is_file():
@@ -97,58 +113,36 @@ def list_path(dataset: str, datalist: str | None, known: Sequence[str], others: 
     near = difflib.get_close_matches(dataset.lower(), known, n=1, cutoff=0.75)
     hint = f"did you mean {near[0]!r}? Expected" if near else "expected"
     raise SettingsError(
-        f"dataset={dataset!r} is neither a file or folder nor a known name: {hint} {others}, or the path of a .csv or "
-        ".json file or of a folder with images.csv"
+        f"dataset={dataset!r} is neither a file or folder nor a known name: {hint} {others}, or the path of a list "
+        "(.json or .csv) or of a folder with images.csv; tools/make_data_lists.py makes a list of your own images"
     )
 
 
-def handed_over_data(lists: Mapping[str, Sequence[Mapping[str, Any]]], released: Path) -> ImageData:
-    """The lists of images that another program hands over for training, with the classes of the released weights.
-
-    Args:
-        lists: "train" and "val", see `label_files.handed_over`. Validation stands in for a test.
-        released: `model.json` of the released weights.
-    """
+def _handed_over_data(lists: Mapping[str, Sequence[Mapping[str, Any]]], released: Path) -> ImageData:
+    """The lists of another program, with the classes of the released weights; validation stands in for a test."""
     info = read_json(released, "the description of the released weights, with the classes of the labels")
     if info["task"] == MULTI_LABEL:
         raise ValueError(f"{released}: its images can have several labels; label files are read with one class each")
     splits = {name: read_entries(entries, info["classes"]) for name, entries in lists.items()}
     splits["test"] = splits["val"]
-    data = ImageData(
-        "handed-over",
-        info["task"],
-        info["classes"],
-        splits,
-        "images and labels handed over by another program",
-        notes=["there are no test images: the figures of test are those of validation again, and optimistic"],
-    )
-    check_classes(data)
-    return data
+    source = "images and labels handed over by another program"
+    check_classes(info["classes"], splits, source)
+    notes = ["there are no test images: the figures of test are those of validation again, and optimistic"]
+    return ImageData("handed-over", info["task"], info["classes"], splits, source, notes=notes)
 
 
-def data_of_list(path: Path, dataset_dir: str | None, num_workers: int, cache: bool) -> ImageData:
-    """Read and check a list (see `class_lists.read_datalist`) and, to keep or to check them, all its images.
-
-    Raises:
-        ValueError: With all problems of the list, or all images that cannot be read.
-    """
+def _data_of_list(path: Path, dataset_dir: str | None, num_workers: int, cache: bool) -> ImageData:
+    """Read and check a list (see `class_lists.read_datalist`) and, to keep or to check them, all its images."""
     found = read_datalist(path, Path(dataset_dir) if dataset_dir else None, num_workers=num_workers)
     problems: list[str] = []
     splits = {}
     for name, entries in found.sections.items():
-        paths = [entry.image for entry in entries]
-        images: np.ndarray | list[Path] = paths
-        try:
-            if cache:
-                images = read_images(paths, num_workers)
-            else:
-                # An hour later is too late to learn that a file is damaged.
-                for_all_images(paths, lambda index, image: None, num_workers)
+        labels = np.asarray([entry.label for entry in entries], dtype=np.int64)
+        try:  # uncached files, too: an hour later is too late to learn that one is damaged
+            images = read_images([entry.image for entry in entries], num_workers, cache=cache)
+            splits[name] = Split(images, labels, [entry.file for entry in entries])
         except UnreadableError as error:
             problems += error.problems
-            continue
-        labels = np.asarray([entry.label for entry in entries], dtype=np.int64)
-        splits[name] = Split(images, labels, [entry.file for entry in entries])
     if problems:
         raise UnreadableError(path, problems)
     name = path.parent.name if path.name == "images.csv" else path.stem

@@ -48,10 +48,7 @@ def read_image(path: str | os.PathLike[str], channels: int = 3) -> np.ndarray:
 
     Raises:
         ImageError: the file is missing, damaged, not an image, or not exactly one 2-D picture.
-        ValueError: `channels` is neither 1 nor 3.
     """
-    if channels not in (1, 3):
-        raise ValueError(f"channels must be 1 or 3, got {channels!r}")
     path = Path(path)
     head, name = _read_head(path), path.name.lower()
     try:
@@ -241,7 +238,6 @@ def _scale_dicom(path: Path, dataset: Any, stored: np.ndarray, tools: Any) -> np
 
 def _read_nifti(path: Path) -> np.ndarray:
     import nibabel
-    from nibabel.orientations import apply_orientation, axcodes2ornt, io_orientation, ornt_transform
 
     with _quiet():
         image: Any = nibabel.load(path)
@@ -253,8 +249,15 @@ def _read_nifti(path: Path) -> np.ndarray:
         values = np.asanyarray(image.dataobj)
     if values.dtype.names:  # RGB24 and RGBA32
         values = np.stack([values[name] for name in values.dtype.names], axis=-1)
-    values, slice_axis = values.reshape(*shape[:2], 1, -1), 2
+    return _to_uint8(path, nifti_picture(image, values))
+
+
+def nifti_picture(image: Any, values: np.ndarray) -> np.ndarray:
+    """Values of a NIfTI slice, (X, Y) or more axes, as rows and columns the way its affine turns them, (H, W, C)."""
+    from nibabel.orientations import apply_orientation, axcodes2ornt, io_orientation, ornt_transform
+
+    values, slice_axis = values.reshape(*values.shape[:2], 1, -1), 2
     if image.header["qform_code"] or image.header["sform_code"]:  # without either, it is taken as stored
         turn = ornt_transform(io_orientation(image.affine), axcodes2ornt("LPI"))
         values, slice_axis = apply_orientation(values, turn), int(turn[2, 0])
-    return _to_uint8(path, np.take(values, 0, axis=slice_axis).swapaxes(0, 1))
+    return np.take(values, 0, axis=slice_axis).swapaxes(0, 1)

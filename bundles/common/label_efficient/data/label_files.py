@@ -10,19 +10,17 @@ def class_index(label: Any, classes: Sequence[str]) -> int:
     """Index of a class.
 
     Args:
-        label: The index, or the path of a label file: text or JSON with the name of the class (in any case)
-            or its index; or a JSON object with that as its `label`, or with the scores that MONAI Label
-            answers as its `prediction`, of which the highest counts.
+        label: The index, or the path of a label file: text or JSON with the name of the class (in any case) or its
+            index; or a JSON object with that as its `label`, or with MONAI Label's scores as its `prediction`.
         classes: Names of the classes.
 
     Raises:
         ValueError: If it is no class.
     """
     content = _read(Path(label)) if isinstance(label, str) else label
-    if isinstance(content, dict) and content.get("prediction"):
-        content = max(content["prediction"], key=lambda entry: entry["score"])
     if isinstance(content, dict):
-        content = content.get("label")
+        scores = content.get("prediction")
+        content = (max(scores, key=lambda entry: entry["score"]) if scores else content).get("label")
     names = [name.lower() for name in classes]
     text = str(content).strip().lower()
     if text in names:

@@ -1,11 +1,12 @@
 """What must hold between the entries of a list: nothing missing, no leak between its sections, no contradiction."""
 
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
+from label_efficient.data.tables import listed
 from label_efficient.files import sha256
 
 TASKS = ("classification", "segmentation")
@@ -21,10 +22,10 @@ class Entry:
         label: Index of the class, or 0/1 of every class, or None.
         masks: Files that together are the mask; none without a mask.
         mask_values: Stored values that are lung; None: the mask is binary.
-        source: Name of the data set, or "".
-        group: Patient or other group, or None.
+        source: Name of the data set.
+        group: Patient or other group.
         task: For an unlabelled image the one stream that gets it; None: both.
-        spacing: Height and width of a pixel in mm, or None.
+        spacing: Height and width of a pixel in mm.
         at: Where in the list it stands, for messages.
     """
 
@@ -47,18 +48,46 @@ class Entry:
         return TASKS[: self.label is not None] + TASKS[1 : 1 + bool(self.masks)]
 
 
-def missing_files(sections: Mapping[str, Sequence[Entry]]) -> list[str]:
-    """Say which images and masks do not exist."""
-    problems = []
-    for entry in _all(sections):
-        for path in (entry.image, *entry.masks):
-            if not path.is_file():
-                problems.append(f"{entry.at}: {path} {'is a folder' if path.is_dir() else 'does not exist'}")
-    return problems
+def check_entries(
+    sections: Mapping[str, Sequence[Entry]],
+    path: Path,
+    problems: list[str],
+    num_workers: int = 0,
+    digests: Mapping[Path, str] | None = None,
+    contradictions: bool = True,
+) -> None:
+    """Refuse a list whose entries do not fit together, or that has problems already.
+
+    Args:
+        sections: Entries by section.
+        path: The list, for the message.
+        problems: What was found while reading it.
+        num_workers: Threads that read the files to find copies.
+        digests: SHA-256 of images, by their path, where known already.
+        contradictions: Whether one content with two labels or two masks in one section is a problem.
+
+    Raises:
+        ValueError: With all problems.
+    """
+    everything = [entry for entries in sections.values() for entry in entries]
+    problems += [
+        f"{entry.at}: {file} {'is a folder' if file.is_dir() else 'does not exist'}"
+        for entry in everything
+        for file in (entry.image, *entry.masks)
+        if not file.is_file()
+    ]
+    problems += _crossing_groups(sections)
+    known = digests or {}
+    files = [file for file in {entry.image for entry in everything} if file.is_file()]
+    with ThreadPoolExecutor(max(num_workers, 1)) as pool:
+        content = dict(zip(files, pool.map(lambda file: known.get(file) or sha256(file), files), strict=True))
+    problems += _shared_images(sections, content, contradictions)
+    if problems:
+        raise ValueError(listed(path, problems))
 
 
-def crossing_groups(sections: Mapping[str, Sequence[Entry]]) -> list[str]:
-    """Say which groups (patients) stand in two sections; unlabelled images may share theirs with training."""
+def _crossing_groups(sections: Mapping[str, Sequence[Entry]]) -> list[str]:
+    """Groups (patients) that stand in two sections; unlabelled images may share theirs with training."""
     problems = []
     first: dict[str, tuple[str, Entry]] = {}
     told = set()
@@ -73,27 +102,14 @@ def crossing_groups(sections: Mapping[str, Sequence[Entry]]) -> list[str]:
     return problems
 
 
-def shared_images(
-    sections: Mapping[str, Sequence[Entry]],
-    num_workers: int = 0,
-    digests: Mapping[Path, str] | None = None,
-    contradictions: bool = True,
+def _shared_images(
+    sections: Mapping[str, Sequence[Entry]], content: Mapping[Path, str], contradictions: bool
 ) -> list[str]:
-    """Say which images, by path or by content, leak between sections or contradict each other.
+    """Images that, by path or by content, leak between sections or contradict each other.
 
     An image of training may be among the unlabelled of the task for which training does not have it, and may stand in a
     section twice, once with its label and once with its mask. Copies under other names may have the same label.
-
-    Args:
-        sections: Entries by section.
-        num_workers: Threads that read the files.
-        digests: SHA-256 of images where known already.
-        contradictions: Whether one content with two labels or two masks in one section is a problem.
     """
-    known_digests = digests or {}
-    paths = [path for path in {entry.image for entry in _all(sections)} if path.is_file()]
-    with ThreadPoolExecutor(max(num_workers, 1)) as pool:
-        content = dict(zip(paths, pool.map(lambda p: known_digests.get(p) or sha256(p), paths), strict=True))
     problems = []
     seen: dict[tuple[Path, str, str], Entry] = {}
     kinds: defaultdict[str, dict[tuple[str, tuple[str, ...]], Entry]] = defaultdict(dict)
@@ -107,38 +123,25 @@ def shared_images(
                 problems.append(f"{entry.file} stands in {name} twice ({again[0].at}, {entry.at})")
             known = kinds[content.get(entry.image, str(path))]
             for (other_name, _), other in known.items():
-                if name != other_name:
-                    problem = _leak(name, entry, other_name, other)
+                if name == other_name:
+                    if contradictions and (what := _contradiction(entry, other)):
+                        where = f"{other.file} ({other.at}) and {entry.file} ({entry.at})"
+                        problems.append(f"{where} are one image with two {what}")
+                elif {name, other_name} == {"train", "unlabelled"} and not set(entry.tasks) & set(other.tasks):
+                    continue
+                elif path == other.image.resolve():
+                    problems.append(f"{entry.file} stands in {other_name} and {name} ({other.at}, {entry.at})")
                 else:
-                    problem = _contradiction(entry, other) if contradictions else None
-                if problem:
-                    problems.append(problem)
+                    copy = f"{entry.file} ({name}) is byte by byte {other.file} ({other_name})"
+                    problems.append(f"{copy} ({entry.at}, {other.at})")
             known.setdefault((name, entry.tasks), entry)
     return problems
 
 
-def _leak(name: str, entry: Entry, other_name: str, other: Entry) -> str | None:
-    if {name, other_name} == {"train", "unlabelled"} and not set(entry.tasks) & set(other.tasks):
-        return None
-    if entry.image.resolve() == other.image.resolve():
-        return f"{entry.file} stands in {other_name} and {name} ({other.at}, {entry.at})"
-    return f"{entry.file} ({name}) is byte by byte {other.file} ({other_name}) ({entry.at}, {other.at})"
-
-
 def _contradiction(entry: Entry, other: Entry) -> str | None:
-    where = f"{other.file} ({other.at}) and {entry.file} ({entry.at})"
     if None not in (entry.label, other.label) and entry.label != other.label:
-        return f"{where} are one image with two labels"
-    if entry.masks and other.masks and (entry.masks, entry.mask_values) != (other.masks, other.mask_values):
-        files = (*entry.masks, *other.masks)
-        if all(path.is_file() for path in files) and (
-            [sha256(path) for path in entry.masks] != [sha256(path) for path in other.masks]
-            or entry.mask_values != other.mask_values
-        ):
-            return f"{where} are one image with two masks"
+        return "labels"
+    if entry.masks and other.masks and all(path.is_file() for path in (*entry.masks, *other.masks)):
+        mask, other_mask = ([*map(sha256, e.masks), e.mask_values] for e in (entry, other))
+        return "masks" if mask != other_mask else None
     return None
-
-
-def _all(sections: Mapping[str, Sequence[Entry]]) -> Iterator[Entry]:
-    for entries in sections.values():
-        yield from entries

@@ -1,9 +1,10 @@
-"""Lists of image files, MONAI datalists (.json) and tables (.csv): their sections, entries, classes and labels.
+"""Lists of image files, MONAI datalists (.json) and tables (.csv): from the file to its entries and classes as given.
 
-What a kind of list has beyond these, `class_lists` and `mask_lists` read; whether it all fits, `list_checks` says.
+`class_lists` and `mask_lists`, the two kinds of list, make of these the entries that `list_checks` compares.
 """
 
 import difflib
+from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any, NamedTuple
 
 from label_efficient.data.tables import CLASS_COLUMNS, FILE_COLUMNS, Table, listed, read_table
 from label_efficient.files import read_json
+from label_efficient.settings import SettingsError
 
 SPLIT_WORDS = {
     **dict.fromkeys(("training", "train"), "train"),
@@ -23,19 +25,6 @@ _ABOUT = (
     *("numTraining", "mask_values", "label_fraction", "labels_per_class", "class_labels", "mask_labels"),
 )
 _MAX_NAMES = 20
-
-
-class Item(NamedTuple):
-    """An entry as the list has it: its section, where it stands (for messages), and its keys."""
-
-    section: str
-    at: str
-    given: Mapping[str, Any]
-
-    @property
-    def where(self) -> str:
-        """Place and file, for messages."""
-        return f"{self.at} ({self.given['image']})"
 
 
 @dataclass(frozen=True)
@@ -56,13 +45,36 @@ class ListForm:
     cells: Mapping[str, Callable[[str], Any]] = field(default_factory=dict)
 
 
-def read_content(path: Path, form: ListForm) -> tuple[Any, list[str]]:
+class Item(NamedTuple):
+    """An entry as the list has it: its section, where it stands (for messages), and its keys."""
+
+    section: str
+    at: str
+    given: Mapping[str, Any]
+
+    @property
+    def where(self) -> str:
+        """Place and file, for messages."""
+        return f"{self.at} ({self.given['image']})"
+
+    @property
+    def group(self) -> str | None:
+        """Its group, or its patient."""
+        group = self.given.get("group")
+        group = self.given.get("patient") if group is None else group
+        return None if group is None else str(group)
+
+
+def read_content(path: Path, root: Path | None, form: ListForm) -> tuple[Any, list[str]]:
     """Content of a list in the form of a MONAI datalist, and the problems of a table's lines.
 
     Raises:
+        SettingsError: If `root`, where its paths are to start, is no folder.
         FileNotFoundError: If there is no such list.
         ValueError: If it is no list at all.
     """
+    if root is not None and not root.is_dir():
+        raise SettingsError(f"dataset_dir={str(root)!r}: no such folder")
     if path.suffix.lower() not in (".json", ".csv"):
         raise ValueError(f"{path}: expected a MONAI datalist (.json) or a .csv")
     if not path.is_file():
@@ -126,28 +138,27 @@ def _paired_names(table: Table, problems: list[str]) -> list[str]:
     label_column, class_column = table.column("label"), table.column(*CLASS_COLUMNS)
     if label_column is None or class_column is None:
         return []
-    first: dict[tuple[str, str], int] = {}
+    first: dict[tuple[str, str], int] = {}  # pairs of index and name, and the first line of each
     for number, line in table.lines:
         if line[label_column].isdecimal() and line[class_column]:
             first.setdefault((str(int(line[label_column])), line[class_column]), number)
-    by_label: dict[str, set[str]] = {}
-    by_name: dict[str, set[str]] = {}
+    by_label, by_name = defaultdict(set), defaultdict(set)
     for label, name in first:
-        by_label.setdefault(label, set()).add(name)
-        by_name.setdefault(name, set()).add(label)
+        by_label[label].add(name)
+        by_name[name].add(label)
     disagreeing = [f"label {k} is {' and '.join(sorted(v))}" for k, v in sorted(by_label.items()) if len(v) > 1]
     disagreeing += [f"{k} is label {' and '.join(sorted(v))}" for k, v in sorted(by_name.items()) if len(v) > 1]
     if disagreeing:
-        lines = [n for (label, name), n in first.items() if len(by_label[label]) > 1 or len(by_name[name]) > 1]
-        at = ", ".join(map(str, lines))
-        problems.append(f"the columns label and class disagree: {'; '.join(disagreeing)} (first in the lines {at})")
+        lines = [str(n) for (k, name), n in first.items() if len(by_label[k]) > 1 or len(by_name[name]) > 1]
+        found = f"{'; '.join(disagreeing)} (first in the lines {', '.join(lines)})"
+        problems.append(f"the columns label and class disagree: {found}")
     elif sorted(by_label) != sorted(map(str, range(len(by_label)))):
         problems.append(f"label has the values {', '.join(sorted(by_label))}, expected 0 to {len(by_label) - 1}")
     return [" or ".join(sorted(by_label[label])) for label in sorted(by_label, key=int)]
 
 
-def find_items(content: Any, path: Path, form: ListForm, problems: list[str]) -> list[Item]:
-    """Entries of all sections of a list's content; what is none is added to the problems.
+def find_items(content: Any, path: Path, form: ListForm, problems: list[str]) -> tuple[list[Item], list[str]]:
+    """Entries of all sections of a list's content, and the names of its classes; what is none is added to the problems.
 
     Raises:
         ValueError: If the content is not an object.
@@ -177,13 +188,15 @@ def find_items(content: Any, path: Path, form: ListForm, problems: list[str]) ->
                 problems.append(f"{at} has image={given['image']!r}, expected the path of a file")
             else:
                 items.append(Item(form.sections[key], given.get("_at", at), given))
-    return items
+    if content.get("labels") is not None:
+        return items, _given_names(content["labels"], problems)
+    return items, _found_names(
+        [i for i in items if "label" in form.needed or i.given.get("label") is not None], problems
+    )
 
 
-def given_names(labels: Any, problems: list[str]) -> list[str] | None:
-    """Names of the classes in a list's `labels`; None where there is no such key."""
-    if labels is None:
-        return None
+def _given_names(labels: Any, problems: list[str]) -> list[str]:
+    """Names of the classes in a list's `labels`."""
     names: list[str] = []
     if isinstance(labels, list):
         names = [str(name) for name in labels]
@@ -191,33 +204,30 @@ def given_names(labels: Any, problems: list[str]) -> list[str] | None:
         names = [str(labels[str(i)]) for i in range(len(labels))]
     if names and len(set(names)) == len(names):
         return names
-    if names:
-        problems.append(f"labels has a name twice: {', '.join(names)}")
-    else:
-        problems.append(f'labels is {labels!r}, expected a list of names or {{"0": name, "1": name, ...}}')
+    problems.append(
+        f"labels has a name twice: {', '.join(names)}"
+        if names
+        else f'labels is {labels!r}, expected a list of names or {{"0": name, "1": name, ...}}'
+    )
     return []
 
 
-def found_names(items: Sequence[Item], problems: list[str]) -> list[str]:
+def _found_names(items: Sequence[Item], problems: list[str]) -> list[str]:
     """Names of the classes of a list that does not tell them, by the labels of its items."""
+    kinds: defaultdict[str, list[Item]] = defaultdict(list)
+    for item in items:
+        kinds[type(item.given["label"]).__name__].append(item)
     labels = [item.given["label"] for item in items]
-    if not labels:
-        return []
-    if all(isinstance(label, list) for label in labels):
+    if list(kinds) == ["list"]:
         return [f"label {i}" for i in range(len(labels[0]))]
-    if all(isinstance(label, str) for label in labels):
-        return sorted({label for label in labels if label})
-    if all(type(label) is int for label in labels):
+    if list(kinds) == ["str"]:
+        return sorted(set(labels) - {""})
+    if list(kinds) == ["int"]:
         # A mistyped index leaves gaps, which are reported as classes without images; below 0 there is no class.
         return [f"class {i}" for i in range(min(max(labels), len(labels)) + 1)]
-    kinds: dict[str, list[Item]] = {}
-    for item in items:
-        kinds.setdefault(type(item.given["label"]).__name__, []).append(item)
-    found = ", ".join(
-        f"{len(of_kind)} {kind} (first {of_kind[0].given['label']!r} at {of_kind[0].at})"
-        for kind, of_kind in kinds.items()
-    )
-    problems.append(f"labels are {found}; expected all indices, all names or all lists of 0/1")
+    if kinds:
+        found = ", ".join(f"{len(v)} {kind} (first {v[0].given['label']!r} at {v[0].at})" for kind, v in kinds.items())
+        problems.append(f"labels are {found}; expected all indices, all names or all lists of 0/1")
     return []
 
 
@@ -234,41 +244,3 @@ def class_of(item: Item, classes: Sequence[str], problems: list[str]) -> int:
     elif type(label) is int and label < 0:
         problems.append(f"{item.where} has label={label!r}, expected 0 or more")
     return 0
-
-
-def group_of(item: Item) -> str | None:
-    """Group of an item, or its patient, or None."""
-    group = item.given.get("group")
-    group = item.given.get("patient") if group is None else group
-    return None if group is None else str(group)
-
-
-def read_file_list(path: Path) -> list[str]:
-    """Names of the image files in a list for inference.
-
-    A `.json` is a list of paths or of objects with `image`, or has such a section test; a `.csv` has a column file; any
-    other file is text with one path a line.
-
-    Raises:
-        FileNotFoundError: If there is no such list.
-        ValueError: If the list is none of these or is empty.
-    """
-    if not path.is_file():
-        raise FileNotFoundError(f"datalist={str(path)!r}: no such file")
-    files: list[Any]
-    if path.suffix == ".json":
-        content = read_json(path, "a list of image files")
-        if isinstance(content, dict):
-            content = content.get("test") or content.get("testing") or []
-        files = [item.get("image") if isinstance(item, dict) else item for item in content]
-    elif path.suffix == ".csv":
-        table = read_table(path)
-        column = table.column(*FILE_COLUMNS)
-        if column is None:
-            raise ValueError(f"{path}: its columns are {table.columns}, expected one called file")
-        files = [line[column] for _, line in table.lines]
-    else:
-        files = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
-    if not files or not all(isinstance(file, str) for file in files):
-        raise ValueError(f"{path}: expected a list of image files (a section test, a column file, or a path a line)")
-    return files

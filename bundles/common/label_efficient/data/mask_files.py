@@ -17,9 +17,12 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageFile, ImageOps
 
+from label_efficient.data.images import nifti_picture
+
 MASK_SUFFIXES = (".png", ".tif", ".tiff", ".bmp", ".gif", ".dcm", ".nii", ".nii.gz")
 _MOST_COVERED = 0.9  # the two lungs fill 8 to 46 % of a chest X-ray
 _MAX_SHOWN = 8
+_LOSSY = "changes the values at every edge; save the mask as PNG, from its source"
 
 
 class MaskError(ValueError):
@@ -45,24 +48,18 @@ def read_mask(
     Raises:
         MaskError: A file is missing, damaged, lossy or not binary; its size is not the image's; no pixel is lung; or
             more than 90 % are.
-        ValueError: There are no paths or no values.
     """
-    if not paths:
-        raise ValueError("paths is empty, expected one mask file or several")
-    if values is not None and not values:
-        raise ValueError("values is empty, expected the stored values that are lung, or None for binary masks")
-    names = ", ".join(str(path) for path in paths)
+    names = ", ".join(map(str, paths))
     stored = [read_stored(path) for path in paths]
+    height, width = shape or stored[0].shape
     for path, layer in zip(paths, stored, strict=True):
-        wanted = shape or stored[0].shape
-        if layer.shape != tuple(wanted):
-            other = "the image" if shape else f"{paths[0]}"
+        if layer.shape != (height, width):
             raise MaskError(
-                f"{path}: the mask is {layer.shape[0]} x {layer.shape[1]} pixels and {other} is {wanted[0]} x "
-                f"{wanted[1]} (height x width); give the mask at the size of its image"
+                f"{path}: the mask is {layer.shape[0]} x {layer.shape[1]} pixels and "
+                f"{'the image' if shape else paths[0]} is {height} x {width} (height x width); give the mask at the "
+                "size of its image"
             )
-    layers = [_lungs(path, layer, values) for path, layer in zip(paths, stored, strict=True)]
-    mask = np.logical_or.reduce(layers)
+    mask = np.logical_or.reduce([_lungs(path, layer, values) for path, layer in zip(paths, stored, strict=True)])
     if not mask.any():
         found = "" if values is None else f": it holds {_counts(np.stack(stored))}, and mask_values is {list(values)}"
         raise MaskError(f"{names}: no lungs in the mask{found}")
@@ -128,15 +125,11 @@ def _counts(stored: np.ndarray) -> str:
     return f"{len(values)} values, the most frequent of them {shown}" if len(values) > _MAX_SHOWN else shown
 
 
-def _lossy(path: Path, kind: str) -> MaskError:
-    return MaskError(f"{path}: {kind} changes the values at every edge; save the mask as PNG, from its source")
-
-
 def _read_picture(path: Path) -> np.ndarray:
     ImageFile.LOAD_TRUNCATED_IMAGES = False  # other code may have set it: half a mask is none
     with Image.open(path) as picture:
         if picture.format in ("JPEG", "MPO"):
-            raise _lossy(path, "JPEG")
+            raise MaskError(f"{path}: JPEG {_LOSSY}")
         if picture.format not in ("PNG", "TIFF", "BMP", "GIF"):
             raise MaskError(f"{path}: it is {picture.format}, expected one of {', '.join(MASK_SUFFIXES)}")
         frames = getattr(picture, "n_frames", 1)
@@ -182,7 +175,7 @@ def _read_dicom(path: Path) -> np.ndarray:
     syntax = dataset.file_meta.TransferSyntaxUID
     exact = not syntax.is_compressed or ("Lossless" in syntax.name and "Lossy" not in syntax.name)
     if str(dataset.get("LossyImageCompression") or ("00" if exact else "01")) == "01":
-        raise _lossy(path, "lossy compression")
+        raise MaskError(f"{path}: lossy compression {_LOSSY}")
     if int(dataset.get("NumberOfFrames") or 1) != 1:
         raise MaskError(f"{path}: {dataset.NumberOfFrames} frames, expected one")
     pixels = dataset.pixel_array
@@ -191,14 +184,9 @@ def _read_dicom(path: Path) -> np.ndarray:
 
 def _read_nifti(path: Path) -> np.ndarray:
     import nibabel
-    from nibabel.orientations import apply_orientation, axcodes2ornt, io_orientation, ornt_transform
 
     image: Any = nibabel.load(path)
     values = np.asanyarray(image.dataobj)
     if values.dtype.names or values.ndim < 2 or not set(values.shape[2:]) <= {1}:
         raise MaskError(f"{path}: its shape is {values.shape} of {values.dtype}, expected one slice of whole numbers")
-    values, slice_axis = values.reshape(*values.shape[:2], 1), 2
-    if image.header["qform_code"] or image.header["sform_code"]:  # without either, it is taken as stored
-        turn = ornt_transform(io_orientation(image.affine), axcodes2ornt("LPI"))
-        values, slice_axis = apply_orientation(values, turn), int(turn[2, 0])
-    return np.take(values, 0, axis=slice_axis).T
+    return nifti_picture(image, values)[..., 0]

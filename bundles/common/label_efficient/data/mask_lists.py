@@ -34,7 +34,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from label_efficient.data.list_checks import TASKS, Entry, crossing_groups, missing_files, shared_images
+from label_efficient.data.list_checks import TASKS, Entry, check_entries
 from label_efficient.data.lists import (
     SPLIT_WORDS,
     UNLABELLED_WORDS,
@@ -42,13 +42,9 @@ from label_efficient.data.lists import (
     ListForm,
     class_of,
     find_items,
-    found_names,
-    given_names,
-    group_of,
     read_content,
     whole_number,
 )
-from label_efficient.data.tables import listed
 
 SECTIONS = ("train", "val", "test", "cross_domain", "unlabelled")
 _ENTRY_KEYS = ("image", "label", "mask", "mask_values", "source", "group", "patient", "spacing", "task")
@@ -79,13 +75,22 @@ class MaskList:
     sections: dict[str, list[Entry]]
 
 
-def read_datalist(path: Path, root: Path | None = None, *, num_workers: int = 0) -> MaskList:
+def read_datalist(
+    path: Path,
+    root: Path | None = None,
+    *,
+    num_workers: int = 0,
+    content: Any = None,
+    digests: Mapping[Path, str] | None = None,
+) -> MaskList:
     """Read and check a list.
 
     Args:
         path: A `.json` or `.csv`, see the module.
         root: Where relative paths start, by default the list's folder.
         num_workers: Threads that read the files to find copies.
+        content: The object in the `.json`, where it is checked before it is written.
+        digests: SHA-256 of images, by their path, where known already.
 
     Raises:
         FileNotFoundError: There is no such list.
@@ -93,45 +98,16 @@ def read_datalist(path: Path, root: Path | None = None, *, num_workers: int = 0)
             label and mask (or, unlabelled, with one), the same file, content or group in two sections, contradicting
             labels or masks, and sections that are needed and empty.
     """
-    content, problems = read_content(path, _FORM)
-    return check_datalist(content, path, root or path.parent, problems, num_workers=num_workers)
-
-
-def check_datalist(
-    content: Any,
-    path: Path,
-    root: Path,
-    problems: Sequence[str] = (),
-    *,
-    num_workers: int = 0,
-    digests: Mapping[Path, str] | None = None,
-) -> MaskList:
-    """Check the content of a list as `read_datalist` does.
-
-    Args:
-        content: The object in the `.json`.
-        path: Its file, for messages.
-        root: Where relative paths start.
-        problems: What was found while reading it, reported with the rest.
-        num_workers: Threads that read the files to find copies.
-        digests: SHA-256 of images, by their path, where known already.
-    """
-    if not root.is_dir():
-        raise ValueError(f"dataset_dir={str(root)!r}: no such folder")
-    problems = list(problems)
-    items = find_items(content, path, _FORM, problems)
+    content, problems = read_content(path, root, _FORM) if content is None else (content, [])
+    items, classes = find_items(content, path, _FORM, problems)
     problems += _unknown_keys(items)
-    names = given_names(content.get("labels"), problems)
-    labelled = [item for item in items if item.given.get("label") is not None]
-    classes = found_names(labelled, problems) if names is None else names
+    root = root or path.parent
     values = _mask_values(content.get("mask_values"), "mask_values", problems)
     sections: dict[str, list[Entry]] = {name: [] for name in SECTIONS}
     for item in items:
         sections[item.section].append(_entry(item, root, classes, values, problems))
-    problems += missing_files(sections) + _empty_sections(sections) + crossing_groups(sections)
-    problems += shared_images(sections, num_workers, digests)
-    if problems:
-        raise ValueError(listed(path, problems))
+    problems += _empty_sections(sections)
+    check_entries(sections, path, problems, num_workers, digests)
     return MaskList(classes, sections)
 
 
@@ -175,49 +151,45 @@ def _entry(
     item: Item, root: Path, classes: Sequence[str], values: tuple[int, ...] | None, problems: list[str]
 ) -> Entry:
     given = {key: value for key, value in item.given.items() if value is not None}
-
-    def wrong(key: str, expected: str) -> None:
-        problems.append(f"{item.where} has {key}={given[key]!r}, expected {expected}")
-
-    masks = given.get("mask", [])
-    masks = [masks] if isinstance(masks, str) else masks
-    if not isinstance(masks, list) or not all(isinstance(mask, str) and mask for mask in masks):
-        wrong("mask", "a path or a list of paths")
-        masks = []
-    annotated = [key for key in ("label", "mask") if key in given]
+    group = given.get("group", given.get("patient"))
+    masks = [given["mask"]] if isinstance(given.get("mask"), str) else given.get("mask", [])
     unlabelled = item.section == "unlabelled"
+
+    def check(key: str, value: Any, fits: bool, expected: str) -> Any:
+        if fits or value is None:
+            return value
+        problems.append(f"{item.where} has {key}={given.get(key, value)!r}, expected {expected}")
+        return None
+
+    is_masks = isinstance(masks, list) and all(isinstance(mask, str) and mask for mask in masks)
+    masks = check("mask", masks, is_masks, "a path or a list of paths") or []
+    words = " or ".join(TASKS) if unlabelled else "it in unlabelled only"
+    task = check("task", given.get("task"), unlabelled and given.get("task") in TASKS, words)
+    spacing = given.get("spacing")
+    spacing = check("spacing", spacing, _is_spacing(spacing), "[row mm, column mm], above 0")
+    source = check("source", given.get("source"), isinstance(given.get("source"), str), "a name")
+    check("group", group, isinstance(group, str | int), "a name")
+    annotated = [key for key in ("label", "mask") if key in given]
     if unlabelled and annotated:
         problems.append(f"{item.where} is a labelled file among the unlabelled: it has {' and '.join(annotated)}")
     elif not unlabelled and not annotated:
         problems.append(f"{item.where} has neither label nor mask; without them it belongs to unlabelled")
-    task = given.get("task")
-    if task is not None and (task not in TASKS or not unlabelled):
-        wrong("task", " or ".join(TASKS) if unlabelled else "it in unlabelled only")
-        task = None
     if "mask_values" in given and not masks:
         problems.append(f"{item.where} has mask_values and no mask")
-    spacing = given.get("spacing")
-    if spacing is not None and not (
-        isinstance(spacing, list)
-        and len(spacing) == 2
-        and all(type(v) in (int, float) and 0 < v < math.inf for v in spacing)
-    ):
-        wrong("spacing", "[row mm, column mm], above 0")
-        spacing = None
-    if not isinstance(given.get("source", ""), str):
-        wrong("source", "a name")
-    group = given.get("group", given.get("patient"))
-    if not isinstance(group, (str, int, type(None))):
-        problems.append(f"{item.where} has group={group!r}, expected a name")
     return Entry(
         image=root / given["image"],
         file=given["image"],
         label=class_of(item, classes, problems) if "label" in given else None,
         masks=tuple(root / mask for mask in masks),
         mask_values=_mask_values(given.get("mask_values"), f"{item.where}: mask_values", problems) or values,
-        source=str(given.get("source", "")),
-        group=group_of(item),
+        source=source or "",
+        group=item.group,
         task=task,
         spacing=(float(spacing[0]), float(spacing[1])) if spacing else None,
         at=item.at,
     )
+
+
+def _is_spacing(given: Any) -> bool:
+    numbers = isinstance(given, list) and all(type(value) in (int, float) for value in given)
+    return numbers and len(given) == 2 and all(0 < value < math.inf for value in given)

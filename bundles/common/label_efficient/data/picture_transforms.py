@@ -38,7 +38,7 @@ class LoadPictured(MapTransform):
 
 
 class Preprocessd(MapTransform):
-    """Dictionary version of a bundle's preprocessing of one picture."""
+    """A bundle's preprocessing of one picture, under `keys`."""
 
     def __init__(self, keys: KeysCollection, preprocess: Callable[[torch.Tensor], torch.Tensor]) -> None:
         super().__init__(keys)

@@ -9,13 +9,11 @@ import torch
 from torch.utils.data import Dataset
 
 from label_efficient.data.image_data import Split, read_entries
-from label_efficient.data.picture_transforms import load_image
+from label_efficient.data.images import read_image
 
 
 class StoredImages(Dataset):
-    """Batches of stored images and their labels, by a list of positions.
-
-    `image` is what `images` gives, `label` int64 (B,).
+    """Batches by a list of positions: `image`, what `images` gives, and `label`, int64 (B,).
 
     Args:
         data: A `Split`, or a list of dictionaries with `image` (path) and `label`, see `label_files.class_index`.
@@ -39,4 +37,4 @@ class StoredImages(Dataset):
     def image(self, position: int) -> np.ndarray:
         """One image as stored, uint8 H x W (x C)."""
         stored = self.data.images[position]
-        return load_image(stored).permute(1, 2, 0).numpy() if isinstance(stored, Path) else stored
+        return read_image(stored) if isinstance(stored, Path) else stored

@@ -4,8 +4,6 @@ A subset is stratified by class, decided by the seed, and nested: with the same 
 contained in a larger one, so that a curve over budgets adds images and never exchanges them.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import numpy as np
@@ -21,29 +19,27 @@ def labelled_subset(
 ) -> list[int]:
     """Choose the images that keep their labels.
 
-    Every class has its own random order of its images, drawn once from the seed. A fraction ``f`` asks for
-    the first ``round(f * n)`` of a class with ``n`` images (halves are rounded up), a number per class for
-    the first ``labels_per_class``. With one class per image that is the whole rule.
+    Every class has its own random order of its images. A fraction ``f`` asks for the first ``round(f * n)`` of a class
+    with ``n`` images (halves are rounded up), a number per class for the first ``labels_per_class``.
 
     With several labels per image the classes take turns, evenly over their sizes and the rarer first; a class
     takes the next image of its order only when the images chosen so far hold fewer of it than it needs by
-    then. Images without any finding are treated as one more class, of which ``labels_per_class`` takes as
-    many as there are. Every label gets at least what it asked for; since an image with two labels counts
-    for both, some get a little more.
+    then. Images without any finding are one more class, of which ``labels_per_class`` takes as many as there
+    are. Every label gets at least what it asked for; an image with two labels counts for both, so some get more.
 
     Args:
-        labels: class indices, (N,) or (N, 1); or several labels per image, 0 or 1, (N, K) with K > 1.
-        label_fraction: the part of every class that stays labelled, in (0, 1].
-        labels_per_class: the number of labelled images of every class.
-        seed: decides the random orders.
-        class_names: the names of all classes: for error messages, and so that a class that ``labels``
-            lacks at the end is noticed too.
+        labels: As of `class_membership`.
+        label_fraction: Part of every class that stays labelled, in (0, 1].
+        labels_per_class: Number of labelled images of every class.
+        seed: Decides the random orders.
+        class_names: Of all classes: for error messages, and so that a class that ``labels`` lacks at the end is
+            noticed too.
 
     Returns:
-        The sorted indices of the labelled images; all of them where there is no budget.
+        Sorted indices of the labelled images; all of them where there is no budget.
 
     Raises:
-        ValueError: for labels of another form, for two budgets at once, and for a budget that a class
+        ValueError: For labels of another form, for two budgets at once, and for a budget that a class
             cannot meet or that leaves it without a label.
     """
     member = class_membership(labels)
@@ -51,21 +47,15 @@ def labelled_subset(
         raise ValueError("give label_fraction or labels_per_class, not both")
     if label_fraction is None and labels_per_class is None:
         return list(range(len(member)))
-    multi_label = np.ndim(labels) == 2 and np.shape(labels)[1] > 1
     names = list(class_names) if class_names is not None else [str(c) for c in range(member.shape[1])]
-    if len(names) < member.shape[1]:
-        raise ValueError(f"labels have {member.shape[1]} classes, class_names only {len(names)}")
     member = np.pad(member, ((0, 0), (0, len(names) - member.shape[1])))
     sizes = member.sum(axis=0)
-    if label_fraction is not None:
-        quotas = _quotas_of_fraction(sizes, label_fraction, names)
-    else:
-        quotas = _quotas_per_class(sizes, labels_per_class, names)
-    if multi_label:
+    quotas = _quotas(sizes, label_fraction, labels_per_class, names)
+    if np.ndim(labels) == 2 and np.shape(labels)[1] > 1:
         no_finding = ~member.any(axis=1)
         member = np.column_stack([member, no_finding])
-        total = int(no_finding.sum())
-        part = _part(total, label_fraction) if label_fraction is not None else min(total, int(quotas.max()))
+        total = no_finding.sum()
+        part = _part(total, label_fraction) if label_fraction is not None else min(total, quotas.max())
         quotas = np.append(quotas, part)
     # A number per class is reached turn by turn, a fraction in steps as fine as the class is large.
     pace = member.sum(axis=0) if label_fraction is not None else np.ones(member.shape[1])
@@ -98,7 +88,7 @@ def class_membership(labels: ArrayLike) -> np.ndarray:
     """Say which image belongs to which class.
 
     Args:
-        labels: class indices, (N,) or (N, 1); or several labels per image, 0 or 1, (N, K) with K > 1.
+        labels: Class indices, (N,) or (N, 1); or several labels per image, 0 or 1, (N, K) with K > 1.
 
     Returns:
         Booleans, (N, C); an image with several labels has several, or none.
@@ -119,28 +109,27 @@ def class_membership(labels: ArrayLike) -> np.ndarray:
     return array[:, None] == np.arange(array.max() + 1)
 
 
-def _part(size: int, fraction: float) -> int:
-    """The whole number nearest to a fraction of a size, halves up; 1e-9 absorbs the error of the product."""
-    return int(np.floor(size * fraction + 0.5 + 1e-9))
+def _part(sizes: np.ndarray, fraction: float) -> np.ndarray:
+    """The whole numbers nearest to a fraction of sizes, halves up; 1e-9 absorbs the error of the product."""
+    return np.floor(sizes * fraction + 0.5 + 1e-9).astype(int)
 
 
-def _quotas_of_fraction(sizes: np.ndarray, fraction: float, names: list[str]) -> np.ndarray:
-    if not 0 < fraction <= 1:
-        raise ValueError(f"label_fraction must be above 0 and at most 1, got {fraction}")
-    quotas = np.array([_part(size, fraction) for size in sizes])
-    empty = [f"'{names[c]}' ({sizes[c]} images)" for c in np.flatnonzero(quotas == 0)]
-    if empty:
-        raise ValueError(f"label_fraction {fraction} leaves no label for class {', '.join(empty)}")
+def _quotas(sizes: np.ndarray, fraction: float | None, number: int | None, names: list[str]) -> np.ndarray:
+    """Number of labelled images of every class."""
+    if fraction is not None:
+        if not 0 < fraction <= 1:
+            raise ValueError(f"label_fraction must be above 0 and at most 1, got {fraction}")
+        quotas = _part(sizes, fraction)
+        wrong, problem = quotas == 0, f"label_fraction {fraction} leaves no label for class"
+    else:
+        if not isinstance(number, (int, np.integer)) or isinstance(number, bool) or number < 1:
+            raise ValueError(f"labels_per_class must be a whole number above 0, got {number!r}")
+        quotas = np.full(len(sizes), number)
+        wrong, problem = sizes < number, f"labels_per_class is {number}, more than there are of class"
+    if wrong.any():
+        found = ", ".join(f"'{names[c]}' ({sizes[c]} images)" for c in np.flatnonzero(wrong))
+        raise ValueError(f"{problem} {found}")
     return quotas
-
-
-def _quotas_per_class(sizes: np.ndarray, number: int | None, names: list[str]) -> np.ndarray:
-    if not isinstance(number, (int, np.integer)) or isinstance(number, bool) or number < 1:
-        raise ValueError(f"labels_per_class must be a whole number above 0, got {number!r}")
-    short = [f"'{names[c]}' ({sizes[c]} images)" for c in np.flatnonzero(sizes < number)]
-    if short:
-        raise ValueError(f"labels_per_class is {number}, more than there are of class {', '.join(short)}")
-    return np.full(len(sizes), number)
 
 
 def _orders(member: np.ndarray, seed: int) -> list[np.ndarray]:
@@ -155,17 +144,15 @@ def _take_turns(member: np.ndarray, quotas: np.ndarray, pace: np.ndarray, seed: 
     The j-th image of class ``c`` is due at time ``(j - 0.5) / pace[c]``. A larger budget has the same turns
     in the same order and more after them, which is what makes the subsets nested.
     """
-    orders = _orders(member, seed)
+    orders = [iter(order) for order in _orders(member, seed)]
     sizes = member.sum(axis=0)
     turns = sorted(((j - 0.5) / pace[c], sizes[c], c, j) for c in range(len(quotas)) for j in range(1, quotas[c] + 1))
     chosen = np.zeros(len(member), dtype=bool)
     held = np.zeros(member.shape[1], dtype=int)
-    position = np.zeros(member.shape[1], dtype=int)
     for _, _, c, needed in turns:
         while held[c] < needed:
-            image = orders[c][position[c]]
-            position[c] += 1
+            image = next(orders[c])
             if not chosen[image]:
                 chosen[image] = True
                 held += member[image]
-    return [int(i) for i in np.flatnonzero(chosen)]
+    return np.flatnonzero(chosen).tolist()

@@ -37,16 +37,11 @@ def read_table(path: Path) -> Table:
         FileNotFoundError: If there is no such file.
         ValueError: If it is not UTF-8 text, not a table, or has no header.
     """
-    cells = read_cells(path)
-    if not cells:
+    columns, *cells = read_cells(path) or [[]]
+    if not columns:
         raise ValueError(f"{path}: the file is empty")
-    columns = cells[0]
-    lines = [
-        (number, dict(zip(columns, line + [""] * (len(columns) - len(line)), strict=False)))
-        for number, line in enumerate(cells[1:], start=2)
-        if any(line)
-    ]
-    return Table(columns, lines)
+    padded = [(number, line + [""] * len(columns)) for number, line in enumerate(cells, start=2) if any(line)]
+    return Table(columns, [(number, dict(zip(columns, line, strict=False))) for number, line in padded])
 
 
 def read_cells(path: Path) -> list[list[str]]:
