@@ -43,7 +43,7 @@ def load_data(
 def _demo(counts: Mapping[str, int], seed: int) -> ImageData:
     splits = {}
     for split in SPLITS:
-        pictures, labels, _ = make_demo_images(counts[split], seed=demo_seed(split, seed))
+        pictures, labels = make_demo_images(counts[split], seed=demo_seed(split, seed))
         images = np.empty(len(pictures), dtype=object)
         images[:] = pictures
         splits[split] = Split(images, labels, [f"demo/{split}/{i:04d}" for i in range(len(labels))])
