@@ -237,7 +237,7 @@ def bccd(real_data: Path) -> tuple[ReferenceBoxes, dict[str, tuple[int, int]]]:
     for file in files:
         with Image.open(root / "JPEGImages" / file) as image:
             sizes[file] = image.size[::-1]
-    return read_reference_boxes(root / "Annotations", files, sizes), sizes
+    return read_reference_boxes(root / "Annotations", files, sizes.__getitem__), sizes
 
 
 def _around(boxes: list[ReferenceBox], size: tuple[int, int], name: str) -> np.ndarray:

@@ -5,6 +5,7 @@ same shape. The mean of A over the channels is the attention map; A averaged ove
 classifier sees, so that its loss trains the attention: the choice of instances itself has no gradient.
 """
 
+from collections.abc import Callable
 from functools import partial
 
 import torch
@@ -32,9 +33,9 @@ class GatedAttention(nn.Module):
             )
             for dilation in (1, 2)
         )
-        for _, norm, _ in self.blocks:
+        for block in self.blocks:
             # The sum over many channels of size 1 would start the softmax at a single position.
-            nn.init.constant_(norm.weight, 1 / inner)
+            nn.init.constant_(block.get_submodule("1").weight, 1 / inner)  # type: ignore[arg-type]
 
     def semantic_map(self, x: torch.Tensor) -> torch.Tensor:
         """Equation 1: X (B x C x h x w) to S (B x h x w), not negative, sum 1 per image."""
@@ -144,7 +145,7 @@ class GlobalContext(nn.Module):
         return x + self.up(F.relu(self.norm(self.down(context))))
 
 
-_MODULES = {
+_MODULES: dict[str, Callable[[int], nn.Module]] = {
     "gated": GatedAttention,
     "spatial": NonLocalAttention,
     "channel": lambda _: TrilinearAttention(),

@@ -81,10 +81,11 @@ def select_instances(
     length = (edges[:, :, 2:] - edges[:, :, :2]).amax(dim=2)
     limit = (max_box * shorter if max_box > 0 else torch.full_like(shorter, 1e9)).expand_as(length)
     # Of a component that is too large the window with most attention; all of a batch at once.
+    centre = (edges[:, :, :2] + edges[:, :, 2:]) / 2
     inside = (attention.unsqueeze(1) * members).flatten(0, 1)
-    windows, across, down = _windows(inside, limit.flatten(), cell.unsqueeze(1).expand_as(edges[:, :, :2]).flatten(0, 1))
-    best = _strongest(windows, across, down)[1].view_as(edges[:, :, :2])
-    middle = torch.where((length > limit).unsqueeze(2), best, (edges[:, :, :2] + edges[:, :, 2:]) / 2)
+    windows, across, down = _windows(inside, limit.flatten(), cell.unsqueeze(1).expand_as(centre).flatten(0, 1))
+    best = _strongest(windows, across, down)[1].view_as(centre)
+    middle = torch.where((length > limit).unsqueeze(2), best, centre)
     wanted = torch.minimum(torch.maximum(length, min_box * shorter), limit)
     boxes = _square(middle, wanted, image_shape.unsqueeze(1))
     share = attention / total[:, None, None]
