@@ -70,23 +70,6 @@ class CoverageResult:
         return [asdict(row) for row in (self.overall, *self.by_name)]
 
 
-def coverage(mask: np.ndarray, boxes: Sequence[ReferenceBox], size: tuple[int, int]) -> np.ndarray:
-    """Share of each box's area that lies within a mask, exact also where a box cuts through cells of the mask.
-
-    The integral of a mask that is constant within its cells is bilinear within them: interpolating the table of its
-    sums at a fractional place rounds nothing.
-
-    Args:
-        mask: Bool m x m, stretched over the whole image.
-        boxes: N boxes in pixels of the image, within it.
-        size: Height and width of the image in pixels.
-
-    Returns:
-        float64 (N,), each within [0, 1].
-    """
-    return _shares(mask, _cell_edges(boxes, mask.shape, size))
-
-
 def measure_coverage(
     *,
     masks: Mapping[str, np.ndarray],
@@ -98,8 +81,8 @@ def measure_coverage(
     """Coverage of the boxes of many images. Images without a box do not count, in the masks' share neither.
 
     Args:
-        masks: Bool m x m by file, as `coverage` takes it.
-        boxes: Of each image by file, as `read_reference_boxes` gives them.
+        masks: Bool m x m by file, stretched over the whole image.
+        boxes: Of each image by file, within it, as `read_reference_boxes` gives them.
         sizes: Height and width by file of each image with boxes, in pixels.
         num_shifts: Random places of each mask. They depend on the seed and the name of the file alone, so that other
             images in the set change nothing.
@@ -148,7 +131,9 @@ def _cell_edges(boxes: Sequence[ReferenceBox], shape: tuple[int, ...], size: tup
 
 
 def _shares(mask: np.ndarray, edges: np.ndarray) -> np.ndarray:
-    # Number of cells of the mask above and left of each corner of a cell, (m + 1) x (m + 1).
+    """Share of each box's area that lies within the mask, float64 (N,), exact also where a box cuts through cells."""
+    # Number of cells of the mask above and left of each corner of a cell, (m + 1) x (m + 1). The integral of a mask
+    # that is constant within its cells is bilinear within them: interpolating it at a fractional place rounds nothing.
     sums = np.pad(mask.cumsum(axis=0, dtype=np.float64).cumsum(axis=1), ((1, 0), (1, 0)))
     x0, y0, x1, y1 = edges.T
     corners = [[y1, x1], [y0, x1], [y1, x0], [y0, x0]]
