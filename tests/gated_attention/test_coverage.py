@@ -135,16 +135,6 @@ def test_random_places_are_those_of_the_rolled_mask():
     assert result.overall.random_share == pytest.approx(np.mean(expected))
 
 
-def test_a_mask_that_knows_nothing_is_no_better_than_at_random():
-    rng = np.random.default_rng(3)
-    size, files = (64, 64), [f"{k}" for k in range(150)]
-    masks = {f: np.roll(_blob(rng, 16), tuple(rng.integers(16, size=2)), axis=(0, 1)) for f in files}
-    boxes = {f: [ReferenceBox("", x, y, x + 9, y + 9) for x, y in rng.integers(0, 55, (5, 2)).tolist()] for f in files}
-    result = measure_coverage(masks=masks, boxes=boxes, sizes=dict.fromkeys(files, size)).overall
-    assert result.covered_share == pytest.approx(result.random_share, abs=0.05)
-    assert result.covered_share == pytest.approx(result.mask_share, abs=0.08)
-
-
 def test_figures_depend_on_the_seed_alone():
     given = _set()
     first = measure_coverage(**given)
@@ -206,22 +196,16 @@ def test_bccd_with_masks_of_the_boxes(real_data: Path):
     assert result["WBC"]["mask_share"] < 0.2
 
 
-@pytest.mark.parametrize(
-    "names", [["RBC"], ["RBC", "WBC", "Platelets"], [f"a_long name of a cell $x$ {k}" for k in range(30)]]
-)
-def test_figure(tmp_path: Path, names: list[str]):
+@pytest.mark.parametrize("count", [1, 30])
+def test_figure(tmp_path: Path, count: int):
     given = _set()
-    rng = np.random.default_rng(0)
-    given["boxes"] = {
-        file: [box for name in names for box in _random_boxes(rng, 2, size, name)]
-        for file, size in given["sizes"].items()
-    }
+    names = [f"a_long name of a cell $x$ {k}" for k in range(count)]
+    boxes = [ReferenceBox(name, 0, 0, 9, 9) for name in names]
+    given["boxes"] = dict.fromkeys(given["sizes"], boxes)
     save_coverage(tmp_path / "coverage.png", result=measure_coverage(**given))
-    assert [path.name for path in tmp_path.iterdir()] == ["coverage.png"]
     with Image.open(tmp_path / "coverage.png") as image:
         pixels = np.asarray(image.convert("RGB"))
-    assert min(pixels.shape[:2]) >= 200 and max(pixels.shape) <= 2500
-    assert pixels.std() > 5
+    assert min(pixels.shape[:2]) >= 200 and max(pixels.shape) <= 2500 and pixels.std() > 5
 
 
 def test_figure_shows_the_figures(monkeypatch: pytest.MonkeyPatch):
@@ -236,8 +220,7 @@ def test_figure_shows_the_figures(monkeypatch: pytest.MonkeyPatch):
     assert [label.get_text().split("\n")[0] for label in axes.get_yticklabels()] == ["all boxes", "RBC", "WBC"]
     assert [text.get_text() for text in axes.texts] == [f"{value:.1%}" for values in drawn for value in values]
     assert "not drawn" not in axes.get_xlabel()
-    top, bottom = axes.get_ylim()[1], axes.get_ylim()[0]
-    assert top < 0 and bottom > 2  # all boxes come first
+    assert axes.yaxis_inverted()  # all boxes come first
     save_coverage(Path("a.png"), result=replace(result, by_name=result.by_name * 10))
     assert "1 more names, of fewer boxes, are not drawn" in figures[1].axes[0].get_xlabel()
     assert len(figures[1].axes[0].containers[0]) == 20

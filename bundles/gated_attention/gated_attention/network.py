@@ -36,10 +36,8 @@ class GatedAttentionNet(nn.Module):
         image_size: Pixels a side of the small copy, to which images are squeezed.
         num_instances: K.
         instance_size: Pixels a side of a crop, s.
-        threshold: As of `instances.select_instances`, and the same for `min_box` and `window_box`.
-        min_box: Least side of a box.
-        max_box: Largest side of a box, or None for no limit.
-        window_box: Side of the windows that stand in for missing components.
+        threshold, min_box, window_box: As of `instances.select_instances`.
+        max_box: The same, or None for no limit.
         pooling: "concat": the features of the K instances one after the other. "attention": their mean, weighted by
             attention.
         mean: Per channel, of the range 0..1; subtracted.

@@ -1,6 +1,6 @@
 """Boxes that people have drawn around what matters in an image: Pascal-VOC XML files, or a CSV.
 
-They judge where the network looks (`coverage`), and nothing is trained on them.
+They judge where the network looks (`coverage`); nothing is trained on them.
 
     * XML: a folder, searched with its subfolders, with one file per image, of the image's name
       (`BloodImage_00007.xml` for `BloodImage_00007.jpg`). VOC counts pixels from 1 and a box includes its last ones:

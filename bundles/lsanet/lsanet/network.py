@@ -90,9 +90,8 @@ class LSANet(nn.Module):
     def forward(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
         """Image B x 3 x H x W to a dictionary.
 
-        Returns:
-            `logits` (B x K, node C4), `aux_logits` (B x (L-1) x K, shallow to deep; absent if L = 1) and,
-            with layer selective attention, `beta` (B x L, rows sum to 1) and `gate` (B x L).
+        It has `logits` (B x K, node C4), `aux_logits` (B x (L-1) x K, shallow to deep; absent if L = 1) and, with
+        layer selective attention, `beta` (B x L, rows sum to 1) and `gate` (B x L).
         """
         feature_maps = self.backbone.forward_nodes(x)
         output = {"logits": self.backbone.classify(feature_maps[-1])}

@@ -46,8 +46,8 @@ class NodeInferer(AutocastInferer):
 
     def __call__(self, inputs: torch.Tensor, network: Callable[..., torch.Tensor], *args: Any, **kwargs: Any) -> Any:
         """Image B x 3 x H x W to logits B x K."""
+        self.disagreement = None
         if not isinstance(network, NodeEnsemble):
-            self.disagreement = None
             return super().__call__(inputs, network, *args, **kwargs)
         probabilities, weights = super().__call__(inputs, network.node_probabilities)
         self.disagreement = node_disagreement(probabilities, weights, network.multi_label)
@@ -66,19 +66,9 @@ def node_disagreement(probabilities: torch.Tensor, weights: torch.Tensor, multi_
 
 
 def predict(
-    network: nn.Module,
-    loader: Iterable[Any],
-    *,
-    prepare_batch: Callable[..., Any],
-    device: Any,
-    amp: bool | str = False,
+    network: nn.Module, loader: Iterable[Any], *, prepare_batch: Callable[..., Any], device: Any, amp: bool | str
 ) -> dict[str, torch.Tensor]:
-    """Run a shipped network over a loader.
-
-    Returns:
-        On the CPU, `logits` (float32 N x K) and, if the network keeps its nodes, their disagreement as `uncertainty`
-        (N,).
-    """
+    """Run a shipped network over a loader: `logits` N x K, with kept nodes also `uncertainty` (N,), on the CPU."""
     inferer = NodeInferer(amp=amp)
 
     def keep(logits: torch.Tensor) -> dict[str, torch.Tensor]:

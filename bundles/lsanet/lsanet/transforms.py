@@ -18,8 +18,7 @@ class Preprocess:
 
     Args:
         image_size: Pixels a side.
-        keep_aspect: Whether an image that is not square is padded with black to a square, centred. If not, it is
-            squeezed.
+        keep_aspect: Whether an image that is not square is padded with black, centred, rather than squeezed.
         mean: Per channel, of the range 0..1; subtracted.
         std: Per channel; divided by.
 
@@ -104,12 +103,7 @@ def _uniform(shape: int | tuple[int, ...], bound: float) -> torch.Tensor:
 
 
 class PrepareBatch:
-    """Ignite's `prepare_batch`: batch to the device as it is stored, then preprocessed, then augmented there.
-
-    Args:
-        preprocess: A `Preprocess`.
-        augment: An `Augment`, in training.
-    """
+    """Ignite's `prepare_batch`: batch to the device as it is stored, then preprocessed, then in training augmented."""
 
     def __init__(self, preprocess: Preprocess, augment: Augment | None = None) -> None:
         self.preprocess = preprocess
