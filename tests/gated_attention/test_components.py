@@ -83,14 +83,6 @@ def test_random_masks_of_many_densities_in_one_batch(shape):
         np.testing.assert_array_equal(found, reference(mask))
 
 
-def test_smooth_blobs_as_attention_makes_them():
-    rng = np.random.default_rng(5)
-    maps = ndimage.gaussian_filter(rng.standard_normal((30, 56, 56)), (0, 3, 3))
-    masks = maps > rng.uniform(-0.1, 0.1, (30, 1, 1))
-    labels = label_components(torch.from_numpy(masks)).numpy()
-    np.testing.assert_array_equal(labels, np.stack([reference(mask) for mask in masks]))
-
-
 def test_twelve_rounds_are_enough_for_a_path_of_1681_pixels(monkeypatch):
     rounds = []
     pool = torch.nn.functional.max_pool2d

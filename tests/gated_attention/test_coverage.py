@@ -10,10 +10,14 @@ import pytest
 from PIL import Image
 
 from gated_attention import coverage as module
-from gated_attention.coverage import coverage, measure_coverage, save_coverage
-from gated_attention.reference_boxes import ReferenceBox, ReferenceBoxes, read_reference_boxes
+from gated_attention.coverage import measure_coverage, save_coverage
+from gated_attention.reference_boxes import ReferenceBox, read_reference_boxes
 
 SIDE = 56  # cells of the mask: a quarter of 224
+
+
+def coverage(mask: np.ndarray, boxes: list[ReferenceBox], size: tuple[int, int]) -> np.ndarray:
+    return module._shares(mask, module._cell_edges(boxes, mask.shape, size))
 
 
 def _random_boxes(rng: np.random.Generator, count: int, size: tuple[int, int], name: str = "") -> list[ReferenceBox]:
@@ -52,47 +56,16 @@ def test_coverage_equals_that_of_a_finely_painted_mask(cells: int, size: tuple[i
 
 
 def test_coverage_of_fractional_edges_and_of_parts_of_a_cell():
-    mask = np.array([[True, False], [False, False]])
+    mask = np.array([[True, False], [False, False]])  # the upper left quarter
     boxes = [
         ReferenceBox("", 0, 0, 10, 10),
         ReferenceBox("", 1.5, 1.5, 2.5, 3),
         ReferenceBox("", 4, 0, 6, 5),
         ReferenceBox("", 4.75, 4.5, 5.75, 6.5),
         ReferenceBox("", 5, 5, 10, 10),
+        ReferenceBox("", 0, 7, 2, 10),
     ]
-    np.testing.assert_allclose(coverage(mask, boxes, (10, 10)), [0.25, 1, 0.5, 0.25 * 0.25, 0], atol=1e-15)
-
-
-def test_coverage_says_which_way_is_down():
-    mask = np.zeros((8, 8), bool)
-    mask[:2, 4:] = True  # at the top, to the right
-    boxes = [ReferenceBox("", 100, 0, 200, 25), ReferenceBox("", 0, 50, 25, 100), ReferenceBox("", 0, 0, 200, 25)]
-    assert coverage(mask, boxes, (100, 200)).tolist() == [1, 0, 0.5]
-
-
-def test_no_boxes_no_shares():
-    assert coverage(np.ones((3, 3), bool), [], (10, 10)).shape == (0,)
-
-
-@pytest.mark.parametrize(
-    ("mask", "box", "size", "expected"),
-    [
-        (np.ones((4, 4)), (0, 0, 1, 1), (10, 10), "the mask must be bool"),
-        (np.ones((1, 4, 4), bool), (0, 0, 1, 1), (10, 10), "the mask must be bool m x m"),
-        (np.ones((0, 0), bool), (0, 0, 1, 1), (10, 10), "the mask must be bool"),
-        (np.ones((4, 4), bool), (0, 0, 1, 1), (0, 10), "1 x 1 pixels or more"),
-        (np.ones((4, 4), bool), (0, 0, 11, 1), (20, 10), "not within the image of 10 x 20"),
-        (np.ones((4, 4), bool), (0, 0, 1, 21), (20, 10), "not within the image"),
-        (np.ones((4, 4), bool), (-0.5, 0, 1, 1), (20, 10), "not within the image"),
-        (np.ones((4, 4), bool), (2, 0, 2, 1), (20, 10), "has no area"),
-        (np.ones((4, 4), bool), (0, 0, float("nan"), 1), (20, 10), "has no area"),
-    ],
-)
-def test_coverage_refuses(mask: np.ndarray, box: tuple[float, ...], size: tuple[int, int], expected: str):
-    with pytest.raises(ValueError, match=expected):
-        coverage(mask, [ReferenceBox("RBC", *box)], size)
-    with pytest.raises(ValueError, match=rf"a\.png: .*{expected}"):
-        measure_coverage(masks={"a.png": mask}, boxes={"a.png": [ReferenceBox("", *box)]}, sizes={"a.png": size})
+    np.testing.assert_allclose(coverage(mask, boxes, (10, 10)), [0.25, 1, 0.5, 0.25 * 0.25, 0, 0], atol=1e-15)
 
 
 def _set(count: int = 6, seed: int = 0) -> dict:
@@ -147,9 +120,6 @@ def test_random_places_approach_the_mean_over_all_places():
     result = measure_coverage(**given, num_shifts=2000)
     assert 0.05 < mean < 0.95
     assert result.overall.random_share == pytest.approx(mean, abs=0.02)
-    # With few places, the seeds scatter around it.
-    few = [measure_coverage(**given, seed=seed).overall.random_share for seed in range(30)]
-    assert np.mean(few) == pytest.approx(mean, abs=0.03) and np.std(few) > 0
 
 
 def test_random_places_are_those_of_the_rolled_mask():
@@ -163,16 +133,6 @@ def test_random_places_are_those_of_the_rolled_mask():
     result = measure_coverage(**given, num_shifts=num_shifts, seed=5)
     assert 0 < np.mean(expected) < 1
     assert result.overall.random_share == pytest.approx(np.mean(expected))
-
-
-def test_a_mask_that_knows_nothing_is_no_better_than_at_random():
-    rng = np.random.default_rng(3)
-    size, files = (64, 64), [f"{k}" for k in range(150)]
-    masks = {f: np.roll(_blob(rng, 16), tuple(rng.integers(16, size=2)), axis=(0, 1)) for f in files}
-    boxes = {f: [ReferenceBox("", x, y, x + 9, y + 9) for x, y in rng.integers(0, 55, (5, 2)).tolist()] for f in files}
-    result = measure_coverage(masks=masks, boxes=boxes, sizes=dict.fromkeys(files, size)).overall
-    assert result.covered_share == pytest.approx(result.random_share, abs=0.05)
-    assert result.covered_share == pytest.approx(result.mask_share, abs=0.08)
 
 
 def test_figures_depend_on_the_seed_alone():
@@ -193,22 +153,8 @@ def test_figures_depend_on_the_seed_alone():
 def test_images_without_boxes_do_not_count():
     given = _set()
     expected = measure_coverage(**given)
-    given["boxes"]["empty.png"] = []
+    given["boxes"]["empty.png"], given["masks"]["empty.png"] = [], np.ones((12, 12), bool)
     assert measure_coverage(**given) == expected
-    given["masks"]["empty.png"], given["sizes"]["empty.png"] = np.ones((12, 12), bool), (10, 10)
-    assert measure_coverage(**given) == expected
-
-
-def test_measuring_refuses_what_would_give_no_figure_or_a_wrong_one():
-    given = _set()
-    with pytest.raises(ValueError, match=r"3\.png has reference boxes, and no attention mask"):
-        measure_coverage(**{**given, "masks": {f: m for f, m in given["masks"].items() if f != "3.png"}})
-    with pytest.raises(ValueError, match=r"3\.png has reference boxes, and no size"):
-        measure_coverage(**{**given, "sizes": {f: s for f, s in given["sizes"].items() if f != "3.png"}})
-    with pytest.raises(ValueError, match="no image has a reference box"):
-        measure_coverage(**{**given, "boxes": {"0.png": []}})
-    with pytest.raises(ValueError, match="num_shifts is 0"):
-        measure_coverage(**given, num_shifts=0)
 
 
 def test_metrics_and_rows():
@@ -229,44 +175,19 @@ def test_metrics_and_rows():
     assert [row.name for row in measure_coverage(**unnamed).by_name] == ["unnamed", "WBC"]
 
 
-@pytest.fixture(scope="module")
-def bccd(real_data: Path) -> tuple[ReferenceBoxes, dict[str, tuple[int, int]]]:
+def test_bccd_with_masks_of_the_boxes(real_data: Path):
     root = real_data / "microscopy" / "bccd"
     files = [f"{name}.jpg" for name in (root / "ImageSets" / "Main" / "test.txt").read_text().split()]
     sizes = {}
     for file in files:
         with Image.open(root / "JPEGImages" / file) as image:
             sizes[file] = image.size[::-1]
-    return read_reference_boxes(root / "Annotations", files, sizes), sizes
-
-
-def _around(boxes: list[ReferenceBox], size: tuple[int, int], name: str) -> np.ndarray:
-    """The mask of all cells that a box of this name touches."""
-    mask = np.zeros((SIDE, SIDE), bool)
-    for box in boxes:
-        if box.name == name or not name:
-            y = slice(int(box.y0 * SIDE / size[0]), int(np.ceil(box.y1 * SIDE / size[0])))
-            x = slice(int(box.x0 * SIDE / size[1]), int(np.ceil(box.x1 * SIDE / size[1])))
-            mask[y, x] = True
-    return mask
-
-
-@pytest.mark.parametrize(("fill", "share"), [(True, 1.0), (False, 0.0)])
-def test_bccd_with_full_and_empty_masks(bccd: tuple[ReferenceBoxes, dict], fill: bool, share: float):
-    boxes, sizes = bccd
-    masks = {file: np.full((SIDE, SIDE), fill) for file in sizes}
-    result = measure_coverage(masks=masks, boxes=boxes, sizes=sizes, num_shifts=2)
-    assert {row.name for row in result.by_name} == {"RBC", "WBC", "Platelets"}
-    for row in result.rows():
-        assert (row["covered_share"], row["random_share"], row["mask_share"]) == (share, share, share)
-
-
-def test_bccd_with_masks_of_the_boxes(bccd: tuple[ReferenceBoxes, dict]):
-    boxes, sizes = bccd
-    every = {file: _around(boxes[file], sizes[file], "") for file in sizes}
-    assert measure_coverage(masks=every, boxes=boxes, sizes=sizes, num_shifts=1).overall.covered_share == 1
-
-    white = {file: _around(boxes[file], sizes[file], "WBC") for file in sizes}
+    boxes = read_reference_boxes(root / "Annotations", files, sizes.__getitem__)
+    white = {file: np.zeros((SIDE, SIDE), bool) for file in files}
+    for file, (height, width) in sizes.items():
+        for box in (box for box in boxes[file] if box.name == "WBC"):
+            y = slice(int(box.y0 * SIDE / height), int(np.ceil(box.y1 * SIDE / height)))
+            white[file][y, int(box.x0 * SIDE / width) : int(np.ceil(box.x1 * SIDE / width))] = True
     result = {row["name"]: row for row in measure_coverage(masks=white, boxes=boxes, sizes=sizes).rows()}
     assert result["WBC"]["covered_share"] == 1
     assert result["RBC"]["covered_share"] < 0.2
@@ -274,32 +195,17 @@ def test_bccd_with_masks_of_the_boxes(bccd: tuple[ReferenceBoxes, dict]):
     assert abs(result["WBC"]["random_share"] - result["WBC"]["mask_share"]) < 0.06
     assert result["WBC"]["mask_share"] < 0.2
 
-    halves = {file: np.arange(SIDE)[:, None] + np.zeros(SIDE) < SIDE / 2 for file in sizes}
-    painted = [
-        _painted(halves[file], box, sizes[file], 1) >= 0.5  # the edge is at 240 pixels, between two of them
-        for file, found in list(boxes.items())[:10]
-        for box in found
-    ]
-    few = {file: boxes[file] for file in list(boxes)[:10]}
-    assert measure_coverage(masks=halves, boxes=few, sizes=sizes).overall.covered == sum(painted)
 
-
-@pytest.mark.parametrize(
-    "names", [["RBC"], ["RBC", "WBC", "Platelets"], [f"a_long name of a cell $x$ {k}" for k in range(30)]]
-)
-def test_figure(tmp_path: Path, names: list[str]):
+@pytest.mark.parametrize("count", [1, 30])
+def test_figure(tmp_path: Path, count: int):
     given = _set()
-    rng = np.random.default_rng(0)
-    given["boxes"] = {
-        file: [box for name in names for box in _random_boxes(rng, 2, size, name)]
-        for file, size in given["sizes"].items()
-    }
+    names = [f"a_long name of a cell $x$ {k}" for k in range(count)]
+    boxes = [ReferenceBox(name, 0, 0, 9, 9) for name in names]
+    given["boxes"] = dict.fromkeys(given["sizes"], boxes)
     save_coverage(tmp_path / "coverage.png", result=measure_coverage(**given))
-    assert [path.name for path in tmp_path.iterdir()] == ["coverage.png"]
     with Image.open(tmp_path / "coverage.png") as image:
         pixels = np.asarray(image.convert("RGB"))
-    assert min(pixels.shape[:2]) >= 200 and max(pixels.shape) <= 2500
-    assert pixels.std() > 5
+    assert min(pixels.shape[:2]) >= 200 and max(pixels.shape) <= 2500 and pixels.std() > 5
 
 
 def test_figure_shows_the_figures(monkeypatch: pytest.MonkeyPatch):
@@ -314,8 +220,7 @@ def test_figure_shows_the_figures(monkeypatch: pytest.MonkeyPatch):
     assert [label.get_text().split("\n")[0] for label in axes.get_yticklabels()] == ["all boxes", "RBC", "WBC"]
     assert [text.get_text() for text in axes.texts] == [f"{value:.1%}" for values in drawn for value in values]
     assert "not drawn" not in axes.get_xlabel()
-    top, bottom = axes.get_ylim()[1], axes.get_ylim()[0]
-    assert top < 0 and bottom > 2  # all boxes come first
+    assert axes.yaxis_inverted()  # all boxes come first
     save_coverage(Path("a.png"), result=replace(result, by_name=result.by_name * 10))
     assert "1 more names, of fewer boxes, are not drawn" in figures[1].axes[0].get_xlabel()
     assert len(figures[1].axes[0].containers[0]) == 20

@@ -1,4 +1,4 @@
-"""Crops against a slow reference per pixel, against torchvision and torch, and on a real picture."""
+"""Crops against a slow reference per pixel, against torch, and on a real picture."""
 
 import math
 
@@ -110,21 +110,6 @@ def test_layout_in_memory_and_scripting_change_nothing():
         assert torch.equal(found[1], expected[1])
 
 
-def test_equals_roi_align_of_torchvision():
-    try:
-        from torchvision.ops import roi_align
-    except (ImportError, RuntimeError) as error:
-        pytest.skip(f"torchvision cannot be imported beside this torch: {error}")
-    image = pictures()[0]
-    boxes = torch.tensor([edges(3.2, 4.1, side) for side in (4.3, 7.0, 13.9, 14.5, 29.0, 35.5)])
-    crops, inside = cut_instances([image], boxes[None], 7)
-    assert inside.all()
-    for box, crop in zip(boxes, crops[0], strict=True):
-        ratio = math.ceil((box[2] - box[0]).item() / 14)
-        expected = roi_align(image[None].float(), [box[None]], 7, sampling_ratio=ratio, aligned=True)[0]
-        torch.testing.assert_close(crop, expected, rtol=0, atol=255e-5)
-
-
 @pytest.mark.parametrize("size", [24, 36, 50, 97])
 def test_whole_image_enlarged_or_halved_equals_interpolate(size):
     image = torch.randint(0, 256, (3, 48, 48), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
@@ -133,24 +118,12 @@ def test_whole_image_enlarged_or_halved_equals_interpolate(size):
     torch.testing.assert_close(crops[0], expected, rtol=0, atol=255e-5)
 
 
-@pytest.fixture(scope="module")
-def real_picture(real_data):
+@pytest.mark.parametrize("factor", [1, 2, 4, 6])
+def test_a_real_picture_keeps_its_pixels_and_made_smaller_is_the_mean_of_them_all(real_data, factor):
     path = sorted((real_data / "microscopy" / "aspergillus_512x384").glob("*/*.jpg"))[0]
-    pixels = np.asarray(Image.open(path).convert("RGB"))
-    assert pixels.shape[0] >= 300
-    return torch.from_numpy(pixels.copy()).permute(2, 0, 1)
-
-
-def test_real_picture_at_full_resolution_keeps_its_pixels(real_picture):
-    crops, _ = cut_instances([real_picture], torch.tensor([[edges(100, 30, 64.0), edges(17, 201, 64.0)]]), 64)
-    assert torch.equal(crops[0, 0], real_picture[:, 30:94, 100:164].float())
-    assert torch.equal(crops[0, 1], real_picture[:, 201:265, 17:81].float())
-
-
-@pytest.mark.parametrize("factor", [2, 4, 6])
-def test_real_picture_made_smaller_is_the_mean_of_all_its_pixels(real_picture, factor):
-    crops, _ = cut_instances([real_picture], torch.tensor([[edges(31, 42, 40.0 * factor)]]), 40)
-    part = real_picture[:, 42 : 42 + 40 * factor, 31 : 31 + 40 * factor].float()
+    picture = torch.from_numpy(np.array(Image.open(path).convert("RGB"))).permute(2, 0, 1)
+    crops, _ = cut_instances([picture], torch.tensor([[edges(31, 42, 40.0 * factor)]]), 40)
+    part = picture[:, 42 : 42 + 40 * factor, 31 : 31 + 40 * factor].float()
     torch.testing.assert_close(crops[0, 0], F.avg_pool2d(part, factor), rtol=0, atol=255e-5)
 
 

@@ -18,7 +18,7 @@ from PIL import Image
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from gated_attention.inference import InstanceInferer
-from gated_attention.inference_batches import LimitedBatches, PictureBatches, collate_as_lists
+from gated_attention.inference_batches import PictureBatches, collate_as_lists, limited_batches
 from gated_attention.instance_figures import save_picture
 from gated_attention.shipped import ShippedGatedAttention
 from label_efficient.data.images import read_image
@@ -272,9 +272,8 @@ def test_a_large_image_is_never_whole_in_float(tmp_path):
     Image.new("RGB", (2048, 1536), (200, 90, 10)).save(tmp_path / "large.png")
     (tmp_path / "bad.png").write_bytes(b"x")
     data = [{"image": str(tmp_path / f), "file": f} for f in ("large.png", "bad.png")]
-    batch = collate_as_lists(
-        PictureBatches(data, lambda item: {"image": load_image(item["image"])}, 32).__getitems__([0, 1])
-    )
+    pictures = PictureBatches(data=data, transform=lambda x: {"image": load_image(x["image"])}, image_size=32)
+    batch = collate_as_lists(pictures.__getitems__([0, 1]))
     assert [image.dtype for image in batch["image"]] == [torch.uint8, torch.uint8]
     inferer = InstanceInferer()
     with torch.no_grad(), _LargestFloat() as seen:
@@ -297,11 +296,11 @@ def test_batches_are_limited_in_images_and_pixels(tmp_path):
     for number, size in enumerate(sizes):
         data.append({"image": str(tmp_path / f"{number}.png"), "file": f"{number}.png"})
         Image.new("L", size).save(data[-1]["image"])
-    assert list(LimitedBatches(data, 2, 1000)) == [[0, 1], [2, 3], [4], [5, 6], [7], [8]]
-    assert list(LimitedBatches(data, 16, 1000)) == [[0, 1, 2, 3], [4], [5, 6], [7], [8]]
-    assert len(LimitedBatches(data, 16)) == 1 and list(LimitedBatches([], 16)) == []
+    assert limited_batches(data, 2, 1000) == [[0, 1], [2, 3], [4], [5, 6], [7], [8]]
+    assert limited_batches(data, 16, 1000) == [[0, 1, 2, 3], [4], [5, 6], [7], [8]]
+    assert len(limited_batches(data, 16)) == 1 and limited_batches([], 16) == []
     (tmp_path / "1.png").write_bytes(b"?")  # of unknown size: alone
-    assert list(LimitedBatches(data[:4], 16, 1000)) == [[0], [1], [2, 3]]
+    assert limited_batches(data[:4], 16, 1000) == [[0], [1], [2, 3]]
 
 
 def test_metadata_names_the_classes_of_the_data(real_data):

@@ -149,14 +149,6 @@ def test_without_contrast_the_whole_image_is_the_instance(value, side):
         assert boxes[image].tolist() == [[left, top, left + longest, top + longest]] * 3
 
 
-def test_an_unreached_threshold_takes_the_whole_image():
-    # Between two positions of the map the peak is never 1: enlarging averages it.
-    attention = torch.zeros(1, 7, 7)
-    attention[0, 3, 3] = 1
-    boxes, _ = select_instances(attention, torch.tensor([[70, 70]]), 2, 224, 0.99, 0.1, 0.0, 0.5)
-    assert boxes[0].tolist() == [[0, 0, 70, 70]] * 2
-
-
 def test_a_single_peak_is_where_it_is_in_the_image():
     # Row 1 and column 5 of 7: above and right of the middle, in an image that is wider than high.
     attention = torch.zeros(1, 7, 7)
@@ -169,31 +161,6 @@ def test_a_single_peak_is_where_it_is_in_the_image():
     enlarged = np.clip(1 - np.abs(np.arange(56) + 0.5 - 12) / 8, 0, None) * np.ones((56, 1))
     enlarged = enlarged * np.clip(1 - np.abs(np.arange(56) + 0.5 - 44) / 8, 0, None)[:, None]
     assert scores.item() == pytest.approx(enlarged[enlarged > 0.5].sum() / enlarged.sum())
-
-
-def test_windows_stand_apart_from_the_component_and_from_each_other():
-    attention = torch.zeros(1, 7, 7)
-    attention[0, 3, 3] = 1
-    boxes, scores = select_instances(attention, torch.tensor([[280, 280]]), 4, 224, 0.5, 0.1, 0.0, 0.3)
-    centres = (boxes[0, :, :2] + boxes[0, :, 2:]) / 2
-    assert centres[0].tolist() == pytest.approx([140, 140])
-    apart = (centres[:, None] - centres[None]).abs().amax(dim=2)[~torch.eye(4, dtype=torch.bool)]
-    assert apart.min() >= 0.15 * 280 - 1e-3
-    assert scores[0, 1] >= scores[0, 2] >= scores[0, 3] >= 0
-
-
-def test_components_come_with_most_attention_first_whatever_their_place():
-    attention = torch.zeros(3, 7, 7)
-    places = [(1, 1), (3, 5), (5, 2)]
-    for image in range(3):
-        for (row, column), value in zip(places, np.roll([0.8, 0.9, 1.0], image), strict=True):
-            attention[image, row, column] = value
-    boxes, scores = select_instances(attention, torch.full((3, 2), 70), 3, 224, 0.5, 0.1, 0.0, 0.5)
-    assert (scores.diff(dim=1) < 0).all()
-    for image in range(3):
-        expected = [places[i] for i in np.argsort(-np.roll([0.8, 0.9, 1.0], image))]
-        centres = (boxes[image, :, :2] + boxes[image, :, 2:]) / 2
-        assert (centres.flip(1) / 10).floor().int().tolist() == [list(place) for place in expected]
 
 
 @pytest.mark.parametrize(("side", "image_size", "expected"), [(7, 224, 56), (4, 128, 32), (7, 16, 7), (2, 66, 16)])

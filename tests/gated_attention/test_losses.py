@@ -86,25 +86,18 @@ def test_label_smoothing_out_of_range(smoothing):
         GatedAttentionLoss(label_smoothing=smoothing)
 
 
-@pytest.mark.parametrize("index", range(11))
-def test_lambda_of_the_paper_falls_after_every_20_epochs(index):
-    schedule = {"start": 1.0, "step": 0.1, "every": 20, "floor": 0.0}
-    expected = [1.0, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1, 0.0][index]
+def test_lambda_of_the_paper_falls_after_every_20_epochs():
+    found = [lambda_at(epoch, start=1.0, step=0.1, every=20, floor=0.0) for epoch in range(1, 221)]
     # Exactly: ten steps of 0.1 leave nothing over.
-    assert lambda_at(20 * index + 1, **schedule) == expected
-    assert lambda_at(20 * index + 20, **schedule) == expected
+    assert found == np.repeat([1.0, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1, 0.0], 20).tolist()
 
 
 @pytest.mark.parametrize(
     ("epoch", "start", "step", "every", "floor", "expected"),
     [
         (221, 1.0, 0.1, 20, 0.0, 0.0),
-        (10_000, 1.0, 0.1, 20, 0.0, 0.0),
-        (1, 1.0, 0.1, 1, 0.25, 1.0),
         (8, 1.0, 0.1, 1, 0.25, 0.3),
         (9, 1.0, 0.1, 1, 0.25, 0.25),
-        (50, 1.0, 0.1, 1, 0.25, 0.25),
-        (3, 0.5, 1.0, 3, 0.1, 0.5),
         (4, 0.5, 1.0, 3, 0.1, 0.1),
         (99, 0.8, 0.0, 1, 0.2, 0.8),
         (1, 0.2, 0.1, 5, 0.4, 0.4),  # never below the floor, wherever it starts

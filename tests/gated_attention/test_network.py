@@ -40,22 +40,6 @@ def assert_same(found, expected, **tolerance):
 
 
 @torch.no_grad()
-def test_shapes_and_ranges(network):
-    output = network(pictures())
-    shapes = {key: tuple(value.shape) for key, value in output.items()}
-    assert shapes == {
-        "global_logits": (3, 3),
-        "attention_map": (3, 2, 2),
-        "logits": (3, 3),
-        "instance_boxes": (3, 3, 4),
-        "instance_scores": (3, 3),
-    }
-    assert all(value.dtype == torch.float32 and torch.isfinite(value).all() for value in output.values())
-    assert (output["attention_map"] >= 0).all()
-    assert ((output["instance_scores"] >= 0) & (output["instance_scores"] <= 1)).all()
-
-
-@torch.no_grad()
 def test_list_tensor_float_and_uint8_are_the_same(network):
     images = pictures([(70, 90)] * 2)
     expected = network(images)
@@ -230,13 +214,11 @@ def test_a_large_image_needs_at_most_three_times_its_bytes(tmp_path):
         ({"attention": "none"}, r"attention is 'none', expected one of gated, "),
         ({"pooling": "mean"}, r"pooling is 'mean', expected one of concat, attention"),
         ({"global_backbone": "resnet17"}, r"backbone is 'resnet17'"),
-        ({"instance_backbone": "resnet17"}, r"backbone is 'resnet17'"),
         ({"global_backbone": "vgg16", "image_size": 31}, r"image_size=31 is too small for vgg16"),
         ({"instance_backbone": "densenet121", "instance_size": 28}, r"28 is too small for densenet121"),
         ({"image_size": 0}, r"0 is too small"),
         ({"num_instances": 0}, r"num_instances is 0, expected 1 or more"),
         ({"threshold": 1.0}, r"threshold is 1\.0, expected at least 0 and less than 1"),
-        ({"threshold": -0.1}, r"threshold is -0\.1"),
         ({"min_box": 0.0}, r"min_box is 0\.0, expected a share"),
         ({"min_box": 1.2}, r"min_box is 1\.2, expected a share"),
         ({"window_box": 0.0}, r"window_box is 0\.0, expected a share"),

@@ -9,8 +9,8 @@ from PIL import Image
 
 from gated_attention.reference_boxes import ReferenceBox, read_reference_boxes
 
-SIZES = {"a.jpg": (100, 200), "b.png": (50, 60)}
-FILES = list(SIZES)
+FILES = ["a.jpg", "b.png"]
+SIZES = {"a.jpg": (100, 200), "b.png": (50, 60)}.__getitem__
 HEADER = "file,xmin,ymin,xmax,ymax,name"
 
 
@@ -47,6 +47,10 @@ def _csv(tmp_path: Path, *lines: str) -> Path:
 GOOD = ("RBC", 1, 1, 10, 20)
 
 
+def wide(file: str) -> tuple[int, int]:
+    return 100, 200
+
+
 def test_voc_pixels_from_one_become_edges(tmp_path: Path):
     folder = _folder(tmp_path, a=_voc([("WBC", 1, 1, 200, 100), ("RBC", 11, 21, 12.5, 40)]))
     boxes = read_reference_boxes(folder, FILES, SIZES)
@@ -76,13 +80,13 @@ def test_voc_pixels_from_one_become_edges(tmp_path: Path):
 )
 def test_csv_has_edges(tmp_path: Path, lines: list[str], name: str):
     path = _csv(tmp_path, *lines)
-    boxes = read_reference_boxes(path, FILES, SIZES.__getitem__)
+    boxes = read_reference_boxes(path, FILES, SIZES)
     assert boxes == {"a.jpg": [ReferenceBox(name, 0, 0, 200, 100), ReferenceBox(name, 10, 20, 12.5, 40)], "b.png": []}
 
 
 def test_sizes_are_asked_for_images_with_entries_only(tmp_path: Path):
     asked = []
-    read_reference_boxes(_folder(tmp_path, a=_voc([GOOD])), FILES, lambda file: asked.append(file) or SIZES[file])
+    read_reference_boxes(_folder(tmp_path, a=_voc([GOOD])), FILES, lambda file: asked.append(file) or SIZES(file))
     assert set(asked) == {"a.jpg"}
 
 
@@ -108,8 +112,6 @@ def test_boxes_outside_of_the_image(tmp_path: Path, corners: tuple[int, ...]):
 
 @pytest.mark.parametrize("corners", [(10, 1, 10, 5), (11, 1, 10, 5), (1, 5, 10, 5), (1, 6, 10, 5)])
 def test_boxes_without_area(tmp_path: Path, corners: tuple[int, ...]):
-    with pytest.raises(ValueError, match=r"box 1 \(RBC\) .*expected xmin < xmax and ymin < ymax"):
-        read_reference_boxes(_folder(tmp_path, a=_voc([("RBC", *corners), GOOD])), FILES, SIZES)
     path = _csv(tmp_path, HEADER, "a.jpg,1,1,5,5,", f"a.jpg,{','.join(map(str, corners))},RBC")
     with pytest.raises(ValueError, match=r"line 3 \(a\.jpg\): box .*expected xmin < xmax and ymin < ymax"):
         read_reference_boxes(path, FILES, SIZES)
@@ -168,10 +170,8 @@ def test_entities_are_never_expanded(tmp_path: Path):
 
 def test_all_problems_are_in_one_message(tmp_path: Path):
     bad = _voc([("RBC", 5, 5, 4, 9), GOOD, ("RBC", 1, 1, 999, 9)])
-    with pytest.raises(ValueError, match="3 problems") as error:
+    with pytest.raises(ValueError, match=r"(?s)3 problems.*a\.xml: box 1 .*a\.xml: box 3 .*b\.xml: not readable"):
         read_reference_boxes(_folder(tmp_path, a=bad, b="<"), FILES, SIZES)
-    for part in ("a.xml: box 1", "a.xml: box 3", "b.xml: not readable"):
-        assert part in str(error.value)
 
 
 @pytest.mark.parametrize("filename", ["a.jpg", "a", "a.png", "C:\\data\\a.jpg", "/home/pi/a.jpg", ""])
@@ -181,7 +181,6 @@ def test_filename_of_the_xml_may_have_another_ending_or_folder(tmp_path: Path, f
 
 def test_entries_belong_to_the_image_that_their_path_ends_like(tmp_path: Path):
     files = ["left/x.jpg", "right/x.jpg", "data/1.2.840", "y.tif"]
-    sizes = dict.fromkeys(files, (100, 200))
     of = {name: _voc([GOOD], filename=name) for name in ("x", "1.2.840", "y", "1.2.841")}
     folder = _folder(
         tmp_path,
@@ -190,31 +189,28 @@ def test_entries_belong_to_the_image_that_their_path_ends_like(tmp_path: Path):
     )
     (folder / "._y.xml").write_bytes(b"what a Mac leaves behind")
     (folder / "y.xml").mkdir()
-    boxes = read_reference_boxes(folder, files, sizes)
+    boxes = read_reference_boxes(folder, files, wide)
     assert {file for file, found in boxes.items() if found} == {"left/x.jpg", "data/1.2.840", "y.tif"}
     assert "reference boxes: 2 entries are for other images and were skipped" in boxes.remarks
     path = _csv(tmp_path, HEADER, "left/x.jpg,0,0,5,5,", "1.2.840,0,0,5,5,", "/slides/sub/y.tif,0,0,5,5,")
-    assert {f for f, found in read_reference_boxes(path, files, sizes).items() if found} == {
-        "left/x.jpg",
-        "data/1.2.840",
-        "y.tif",
-    }
+    again = read_reference_boxes(path, files, wide)
+    assert [bool(found) for found in again.values()] == [bool(found) for found in boxes.values()]
 
 
 def test_the_image_of_exactly_this_path_comes_first(tmp_path: Path):
-    files, sizes = ["sub/a.jpg", "a.jpg"], dict.fromkeys(["sub/a.jpg", "a.jpg"], (100, 200))
-    boxes = read_reference_boxes(_folder(tmp_path, a=_voc([GOOD])), files, sizes)
+    files = ["sub/a.jpg", "a.jpg"]
+    boxes = read_reference_boxes(_folder(tmp_path, a=_voc([GOOD])), files, wide)
     assert boxes["a.jpg"] and not boxes["sub/a.jpg"]
-    boxes = read_reference_boxes(_folder(tmp_path, a=_voc([GOOD]), sub__a=_voc([GOOD])), files, sizes)
+    boxes = read_reference_boxes(_folder(tmp_path, a=_voc([GOOD]), sub__a=_voc([GOOD])), files, wide)
     assert boxes["a.jpg"] and boxes["sub/a.jpg"]
 
 
 def test_unclear_entries_are_refused(tmp_path: Path):
-    files, sizes = ["left/x.jpg", "right/x.jpg"], dict.fromkeys(["left/x.jpg", "right/x.jpg"], (100, 200))
+    files = ["left/x.jpg", "right/x.jpg"]
     with pytest.raises(ValueError, match=r"x\.xml: it may be of left/x\.jpg or of right/x\.jpg"):
-        read_reference_boxes(_folder(tmp_path, x=_voc([GOOD], filename="x")), files, sizes)
+        read_reference_boxes(_folder(tmp_path, x=_voc([GOOD], filename="x")), files, wide)
     with pytest.raises(ValueError, match=r"line 2 \(x\.jpg\): it may be left/x\.jpg or right/x\.jpg"):
-        read_reference_boxes(_csv(tmp_path, HEADER, "x.jpg,0,0,5,5,"), files, sizes)
+        read_reference_boxes(_csv(tmp_path, HEADER, "x.jpg,0,0,5,5,"), files, wide)
     folder = _folder(tmp_path / "two", a=_voc([GOOD]), train__a=_voc([GOOD]))
     with pytest.raises(ValueError, match=r"train/a\.xml: a\.jpg has a\.xml already"):
         read_reference_boxes(folder, FILES, SIZES)
@@ -228,15 +224,15 @@ def test_other_images_of_the_data_set(tmp_path: Path):
     # Of the same name in another folder: without the other, the entry would be taken for the image that is asked for.
     folder = _folder(tmp_path, x=_voc([GOOD], filename="x"))
     with pytest.raises(ValueError, match="it may be of"):
-        read_reference_boxes(folder, ["left/x.jpg"], {"left/x.jpg": (100, 200)}, other_files=["right/x.jpg"])
+        read_reference_boxes(folder, ["left/x.jpg"], wide, other_files=["right/x.jpg"])
 
 
 def test_csv_with_images_that_the_data_set_does_not_have(tmp_path: Path):
     path = _csv(tmp_path, HEADER, "a.jpg,0,0,5,5,", "c.jpg,0,0,5,5,", "c.jpg,0,0,6,6,", ",1,2,3,4,")
-    with pytest.raises(ValueError, match="2 problems") as error:
+    with pytest.raises(
+        ValueError, match=r"(?s)2 problems.*line 3 and 1 more: 'c.jpg' is no image .*line 5: '' is no image"
+    ):
         read_reference_boxes(path, FILES, SIZES)
-    assert "line 3 and 1 more: 'c.jpg' is no image of the data set" in str(error.value)
-    assert "line 5: '' is no image of the data set" in str(error.value)
 
 
 def test_csv_with_wrong_numbers(tmp_path: Path):
@@ -286,7 +282,7 @@ def test_bccd(real_data: Path):
     for path in pictures:
         with Image.open(path) as image:
             sizes[f"JPEGImages/{path.name}"] = image.size[::-1]
-    boxes = read_reference_boxes(root / "Annotations", list(sizes), sizes)
+    boxes = read_reference_boxes(root / "Annotations", list(sizes), sizes.__getitem__)
     assert list(boxes) == list(sizes) and len(boxes) == 364
     assert sum(map(len, boxes.values())) == 4886
     assert boxes.remarks == ["reference boxes: 2 boxes without extent (both corners the same) were left out"]
@@ -299,8 +295,8 @@ def test_bccd(real_data: Path):
     assert boxes["JPEGImages/BloodImage_00000.jpg"] == expected
 
     files = [f"JPEGImages/{name}.jpg" for name in (root / "ImageSets" / "Main" / "test.txt").read_text().split()]
-    boxes = read_reference_boxes(root / "Annotations", files, sizes, other_files=sizes)
+    boxes = read_reference_boxes(root / "Annotations", files, sizes.__getitem__, other_files=sizes)
     assert list(boxes) == files and all(boxes.values())
     assert "reference boxes: 292 entries are for other images and were skipped" in boxes.remarks
     with pytest.raises(ValueError, match="is it of another image"):
-        read_reference_boxes(root / "Annotations", files, dict.fromkeys(files, (240, 320)))
+        read_reference_boxes(root / "Annotations", files, lambda file: (240, 320))

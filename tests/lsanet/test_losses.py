@@ -5,9 +5,9 @@ import math
 import numpy as np
 import pytest
 import torch
-from scipy.special import expit, log_softmax, softmax
+from scipy.special import expit, softmax
 
-from lsanet.losses import LSANetLoss, branch_loss, deep_supervision_loss, node_cross_entropy, synergy_loss
+from lsanet.losses import LSANetLoss, node_cross_entropy, synergy_loss
 from lsanet.network import METHODS, LSANet
 
 IMAGES, NODES, CLASSES = 5, 4, 3
@@ -100,25 +100,6 @@ def test_total_and_terms_equal_the_equations(method, multi_label, weights):
     assert (expected[2] > 0) == (method in ("lsanet", "dks", "dsn_ks"))
 
 
-def test_defaults_are_the_papers():
-    logits, beta, targets = drawn()
-    for method in ("lsanet", "dsn"):
-        total = LSANetLoss(method=method)(as_output(logits, beta), targets)
-        assert total.item() == pytest.approx(reference(method, *numbers(logits, beta, targets))[0], rel=1e-12)
-
-
-def test_the_plain_functions_equal_the_equations():
-    logits, beta, targets = drawn()
-    z, b, y = numbers(logits, beta, targets)
-    entropies = node_cross_entropy(logits, targets)
-    expected = [[cross_entropy(z[i, n], y[i]) for n in range(NODES)] for i in range(IMAGES)]
-    np.testing.assert_allclose(entropies.detach().numpy(), expected, rtol=1e-12)
-    assert branch_loss(entropies, beta).item() == pytest.approx(reference("dsn_lsa", z, b, y)[1], rel=1e-12)
-    assert deep_supervision_loss(entropies).item() == pytest.approx(reference("dsn", z, b, y)[1], rel=1e-12)
-    deepest = entropies[:, -1:]
-    assert deep_supervision_loss(deepest).item() == pytest.approx(np.mean(expected, axis=0)[-1], rel=1e-12)
-
-
 @pytest.mark.parametrize("multi_label", [False, True])
 def test_synergy_is_zero_when_all_nodes_agree_and_positive_otherwise(multi_label):
     one = torch.randn(IMAGES, 1, CLASSES, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
@@ -127,12 +108,6 @@ def test_synergy_is_zero_when_all_nodes_agree_and_positive_otherwise(multi_label
     assert synergy_loss(one, multi_label).item() == pytest.approx(0, abs=1e-12)
     for seed in range(5):
         assert synergy_loss(drawn(seed, scale=0.1)[0], multi_label).item() > 1e-4
-
-
-def test_softmax_ignores_a_common_shift():
-    logits = drawn()[0].detach()
-    shifted = logits + torch.randn(IMAGES, NODES, 1, dtype=torch.float64)
-    torch.testing.assert_close(synergy_loss(shifted), synergy_loss(logits))
 
 
 @pytest.mark.parametrize("stop_gradient", [True, False])
@@ -148,29 +123,6 @@ def test_minimising_the_synergy_makes_the_nodes_agree(multi_label, stop_gradient
     assert synergy_loss(logits, multi_label).item() < first / 1000
     f = torch.sigmoid(logits) if multi_label else torch.softmax(logits, dim=2)
     assert (f - f.mean(dim=1, keepdim=True)).abs().max() < 0.05
-
-
-def central_differences(function, logits, step=1e-6):
-    gradient = np.zeros_like(logits)
-    for index in np.ndindex(*logits.shape):
-        up, down = logits.copy(), logits.copy()
-        up[index] += step
-        down[index] -= step
-        gradient[index] = (function(up) - function(down)) / (2 * step)
-    return gradient
-
-
-def pairwise_kl(teachers, students, multi_label):
-    """Sum over ordered pairs of the KL of a teacher's logits from a student's, mean over the images."""
-    total = 0.0
-    for image in range(len(students)):
-        for p, q in ((p, q) for p in range(NODES) for q in range(NODES) if p != q):
-            if multi_label:
-                pairs = zip(expit(teachers[image, p]), expit(students[image, q]), strict=True)
-                total += sum(kl([a, 1 - a], [b, 1 - b]) for a, b in pairs)
-            else:
-                total += kl(softmax(teachers[image, p]), softmax(students[image, q]))
-    return total / len(students)
 
 
 def gradient_of_synergy(logits, multi_label, stop_gradient):
@@ -190,18 +142,13 @@ def test_with_stop_gradient_the_teacher_is_a_constant(multi_label):
     for image, p, q in np.ndindex(IMAGES, NODES, NODES):
         by_hand[image, q] += (f[image, q] - f[image, p]) / IMAGES
     np.testing.assert_allclose(gradient, by_hand, rtol=1e-9, atol=1e-12)
-    frozen = z.copy()
-    numeric = central_differences(lambda students: pairwise_kl(frozen, students, multi_label), z)
-    np.testing.assert_allclose(gradient, numeric, rtol=1e-5, atol=1e-7)
 
 
 @pytest.mark.parametrize("multi_label", [False, True])
 def test_without_stop_gradient_it_is_the_full_gradient(multi_label):
     logits = drawn()[0]
-    z = logits.detach().numpy()
     gradient = gradient_of_synergy(logits, multi_label, stop_gradient=False)
-    numeric = central_differences(lambda both: pairwise_kl(both, both, multi_label), z)
-    np.testing.assert_allclose(gradient, numeric, rtol=1e-5, atol=1e-7)
+    # Against finite differences of the value, which is that of the equation.
     assert torch.autograd.gradcheck(lambda t: synergy_loss(t, multi_label, stop_gradient=False), logits)
     assert np.abs(gradient - gradient_of_synergy(logits, multi_label, stop_gradient=True)).max() > 1e-2
 
@@ -266,19 +213,6 @@ def test_extreme_logits_stay_finite():
     assert torch.isfinite(logits.grad).all()
 
 
-def test_single_precision_is_close_to_the_loops():
-    logits = drawn(scale=8.0)[0].detach()
-    exact = pairwise_kl(logits.numpy(), logits.numpy(), False)
-    assert synergy_loss(logits.float()).item() == pytest.approx(exact, rel=1e-5)
-    assert log_softmax(logits.numpy(), axis=2).min() < -20
-
-
-def test_class_weights_follow_the_type_of_the_module():
-    loss = LSANetLoss(class_weights=[1.0, 2.0, 4.0])
-    assert loss.double().class_weights.dtype == torch.float64
-    assert LSANetLoss().class_weights is None
-
-
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -290,3 +224,9 @@ def test_class_weights_follow_the_type_of_the_module():
 def test_invalid_arguments(arguments, message):
     with pytest.raises(ValueError, match=message):
         LSANetLoss(**arguments)
+
+
+def test_single_precision_is_close_to_the_loops():
+    logits, beta, targets = drawn(scale=8.0)
+    exact = reference("dks", *numbers(logits, beta, targets))[2]
+    assert synergy_loss(logits.float()).item() == pytest.approx(exact, rel=1e-5)

@@ -86,11 +86,6 @@ def test_outputs_of_every_method_and_subset_of_nodes(method, nodes):
     assert network.node_names == tuple(nodes)
 
 
-def test_the_methods_with_attention_are_those_of_the_paper():
-    assert set(METHODS) == {"baseline", "dsn", "dks", "dsn_ks", "dsn_lsa", "lsanet"}
-    assert set(METHODS_WITH_LSA) == {"dsn_lsa", "lsanet"}
-
-
 def test_nodes_are_sorted_whatever_their_order():
     with torch.device("meta"):
         network = LSANet(output_nodes=["C4", "C1", "C3"], image_size=SIZE)
@@ -150,8 +145,6 @@ def test_beta_is_computed_from_the_maps_of_the_chosen_nodes():
         output = network(images())
     assert [e[0].stride for e in network.lsa.embeddings] == [(4, 4), (1, 1)]
     assert torch.equal(output["beta"], beta) and torch.equal(output["gate"], gate)
-    expected = softmax(gate.numpy(), axis=1)
-    np.testing.assert_allclose(beta.numpy(), expected, rtol=1e-6)
 
 
 def count(module):
@@ -161,15 +154,9 @@ def count(module):
 def test_dks_branches_repeat_the_remaining_stages_with_weights_of_their_own():
     torch.manual_seed(0)
     network = LSANet(method="dks", num_classes=5, image_size=SIZE, output_nodes=["C2", "C3", "C4"])
-    # ResNet-18's Conv4_x: 128 -> 256 channels, two blocks of two 3x3 convolutions, a 1x1 in the first
-    # shortcut, and five batch norms; Conv5_x likewise with 256 -> 512.
-    conv4 = 9 * 128 * 256 + 3 * 9 * 256 * 256 + 128 * 256 + 5 * 2 * 256
-    conv5 = 9 * 256 * 512 + 3 * 9 * 512 * 512 + 256 * 512 + 5 * 2 * 512
-    assert [count(tail) for tail in network.tails] == [conv4 + conv5, conv5]
-    heads = 2 * (512 * 5 + 5)
-    assert count(network) == count(network.backbone) + conv4 + 2 * conv5 + heads
-    addresses = [p.data_ptr() for p in network.parameters()]
-    assert len(set(addresses)) == len(addresses)
+    stages = [network.backbone.layer3, network.backbone.layer4]
+    assert [count(tail) for tail in network.tails] == [sum(map(count, stages)), count(stages[1])]
+    assert len({p.data_ptr() for p in network.parameters()}) == len(list(network.parameters()))
     assert not torch.equal(network.tails[1][0][0].conv1.weight, network.backbone.layer4[0].conv1.weight)
 
 
@@ -211,17 +198,6 @@ def test_shipped_network_equals_the_trained_ones_c4(backbone, attention, tmp_pat
     assert expected.std() > 1e-3
     # As small and as fast as the plain backbone: nothing of the auxiliary classifiers is left.
     assert count(shipped) == count(trained.backbone)
-
-
-@pytest.mark.parametrize("method", ["dks", "dsn", "dsn_lsa"])
-def test_weights_of_other_methods_ship_the_same_network(method, tmp_path):
-    nodes = ["C2", "C3", "C4"] if method == "dks" else list(NODES)
-    torch.manual_seed(6)
-    trained = used(LSANet(method=method, num_classes=3, image_size=SIZE, output_nodes=nodes))
-    shipped = build_shipped(described())
-    shipped.load_state_dict(shipped_weights(trained.state_dict(), keep_nodes=False))
-    with torch.no_grad():
-        torch.testing.assert_close(shipped.eval()(images()), trained(images())["logits"])
 
 
 def test_an_ensemble_takes_all_the_weights_of_the_trained_network():
@@ -333,12 +309,6 @@ def test_disagreement_of_agreeing_and_of_opposite_nodes(multi_label):
     assert node_disagreement(opposite, half, multi_label).item() == pytest.approx(1)
 
 
-def test_entropy_of_certain_and_uniform_predictions():
-    assert normalised_entropy(torch.tensor([1.0, 0.0, 0.0])).item() == 0
-    assert normalised_entropy(torch.full((7,), 1 / 7)).item() == pytest.approx(1)
-    assert normalised_entropy(torch.full((7,), 0.5), multi_label=True).item() == pytest.approx(1)
-
-
 def as_pair(batchdata, device, non_blocking=False, **kwargs):
     return batchdata["image"].to(device), batchdata["label"].to(device)
 
@@ -352,7 +322,7 @@ def test_predict_runs_a_loader_with_an_uneven_last_batch(keep_nodes, ensembles):
         network.load_state_dict(weights)
     x = images(5)
     loader = [{"image": part, "label": torch.zeros(len(part))} for part in x.split(2)]
-    found = predict(network, loader, prepare_batch=as_pair, device="cpu")
+    found = predict(network, loader, prepare_batch=as_pair, device="cpu", amp=False)
     logits, disagreement = found["logits"], found.get("uncertainty")
     with torch.no_grad():
         torch.testing.assert_close(logits, network.eval()(x), rtol=1e-4, atol=1e-5)

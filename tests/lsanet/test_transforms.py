@@ -34,12 +34,8 @@ def upright(count: int, size: int = 32) -> torch.Tensor:
 
 def test_values_by_hand():
     preprocess = Preprocess(image_size=2, mean=[0.5, 0.4, 0.2], std=[0.5, 0.2, 0.1])
-    image = torch.tensor([[[0, 255], [51, 102]], [[0, 255], [51, 102]], [[0, 255], [51, 102]]], dtype=torch.uint8)
-    expected = [
-        [[-1, 1], [-0.6, -0.2]],
-        [[-2, 3], [-1, 0]],
-        [[-2, 8], [0, 2]],
-    ]
+    image = torch.tensor([[[0, 255], [51, 102]]] * 3, dtype=torch.uint8)
+    expected = [[[-1, 1], [-0.6, -0.2]], [[-2, 3], [-1, 0]], [[-2, 8], [0, 2]]]
     found = preprocess(image)
     assert found.dtype == torch.float32
     torch.testing.assert_close(found, torch.tensor(expected), atol=1e-6, rtol=0)
@@ -83,16 +79,9 @@ def test_single_image_is_the_same_as_in_a_batch(keep_aspect, channels, height, w
     batch = picture(5, channels, height, width)
     singles = torch.stack([preprocess(image) for image in batch])
     assert singles.shape == (5, 3, 16, 16)
-    torch.testing.assert_close(preprocess(batch), singles, atol=1e-6, rtol=0)
-
-
-def test_batch_as_stored_is_left_alone():
-    batch = picture(2)
-    before = batch.clone()
-    Preprocess(image_size=16)(batch)
-    floats = batch.float()
-    Preprocess(image_size=16)(floats)
-    assert torch.equal(batch, before) and torch.equal(floats, before.float())
+    stored = batch.float()
+    torch.testing.assert_close(preprocess(stored), singles, atol=1e-6, rtol=0)
+    assert torch.equal(stored, batch.float())  # what is cached is left alone
 
 
 @pytest.mark.parametrize(
@@ -186,10 +175,9 @@ def test_light_changes_are_small():
     assert torch.equal(found[:, 0], found[:, 1])
 
 
-@pytest.mark.parametrize("kind", ["heavy", "None", ""])
-def test_unknown_kind(kind):
-    with pytest.raises(ValueError, match=rf"augment is '{kind}', expected one of {', '.join(AUGMENTATIONS)}"):
-        Augment(kind)
+def test_unknown_kind():
+    with pytest.raises(ValueError, match=rf"augment is 'heavy', expected one of {', '.join(AUGMENTATIONS)}"):
+        Augment("heavy")
 
 
 def test_prepare_batch_is_preprocessing_then_augmentation():

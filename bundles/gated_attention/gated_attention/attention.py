@@ -5,39 +5,37 @@ same shape. The mean of A over the channels is the attention map; A averaged ove
 classifier sees, so that its loss trains the attention: the choice of instances itself has no gradient.
 """
 
+from collections.abc import Callable
+from functools import partial
+
 import torch
 from monai.networks.blocks import ChannelSELayer
 from torch import nn
 from torch.nn import functional as F
 
-ATTENTIONS = ("gated", "spatial", "channel", "dual", "se", "gc")
 _REDUCTION = 16  # of the channels, in squeeze-and-excitation and global context, as in their papers
 
 
 class GatedAttention(nn.Module):
     """Gated attention, equations 1 and 2 of the paper: channels that agree with the semantic map pass, others do not.
 
-    Args:
-        channels: C.
-        dilations: Of the two convolution blocks that the semantic map is made from.
-        reduction: Each block has C / reduction channels.
+    The semantic map is made from two convolution blocks of C / 8 channels, of dilation 1 and 2.
     """
 
-    def __init__(self, channels: int, dilations: tuple[int, int] = (1, 2), reduction: int = 8) -> None:
+    def __init__(self, channels: int) -> None:
         super().__init__()
-        inner = max(channels // reduction, 1)
+        inner = max(channels // 8, 1)
         self.blocks = nn.ModuleList(
             nn.Sequential(
                 nn.Conv2d(channels, inner, 3, padding=dilation, dilation=dilation, bias=False),
                 nn.BatchNorm2d(inner),
                 nn.ReLU(),
             )
-            for dilation in dilations
+            for dilation in (1, 2)
         )
-        for module in self.blocks.modules():
-            if isinstance(module, nn.BatchNorm2d):
-                # The sum over many channels of size 1 would start the softmax at a single position.
-                nn.init.constant_(module.weight, 1 / inner)
+        for block in self.blocks:
+            # The sum over many channels of size 1 would start the softmax at a single position.
+            nn.init.constant_(block.get_submodule("1").weight, 1 / inner)  # type: ignore[arg-type]
 
     def semantic_map(self, x: torch.Tensor) -> torch.Tensor:
         """Equation 1: X (B x C x h x w) to S (B x h x w), not negative, sum 1 per image."""
@@ -59,11 +57,14 @@ class GatedAttention(nn.Module):
         return x * self.gate(x)[:, :, None, None].to(x.dtype)
 
 
-class NonLocalAttention(nn.Module):
-    """Spatial attention as the non-local block (Wang et al. 2018, equation 6, embedded Gaussian): x + W_z y.
+def _taken(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
+    """What each position takes from all, by softmax(query^T key): maps B x c x h x w (twice) and the values' shape."""
+    weights = torch.softmax(torch.bmm(query.flatten(2).transpose(1, 2), key.flatten(2)), dim=2)
+    return torch.bmm(value.flatten(2), weights.transpose(1, 2)).view_as(value)
 
-    Every position takes from all others, by softmax(theta(x)^T phi(x)); C / 2 inner channels.
-    """
+
+class NonLocalAttention(nn.Module):
+    """Spatial attention: the non-local block (Wang et al. 2018, equation 6, embedded Gaussian, C / 2): x + W_z y."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -78,9 +79,7 @@ class NonLocalAttention(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """X to attended features, B x C x h x w both."""
-        similarity = torch.bmm(self.theta(x).flatten(2).transpose(1, 2), self.phi(x).flatten(2))
-        taken = torch.bmm(self.g(x).flatten(2), torch.softmax(similarity, dim=2).transpose(1, 2))
-        return x + self.norm(self.out(taken.view(x.shape[0], -1, x.shape[2], x.shape[3])))
+        return x + self.norm(self.out(_taken(self.theta(x), self.phi(x), self.g(x))))
 
 
 class TrilinearAttention(nn.Module):
@@ -97,10 +96,7 @@ class TrilinearAttention(nn.Module):
 
 
 class DualAttention(nn.Module):
-    """Dual attention (Fu et al. 2019, equations 1 to 4): position and channel attention.
-
-    Each goes through a convolution with batch norm and ReLU, and the two are summed.
-    """
+    """Dual attention (Fu et al. 2019): position and channel attention, each convolved, and the two summed."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -118,9 +114,7 @@ class DualAttention(nn.Module):
 
     def position(self, x: torch.Tensor) -> torch.Tensor:
         """Equations 1 and 2: alpha times the values of all positions, weighted by their similarity, plus X."""
-        energy = torch.bmm(self.query(x).flatten(2).transpose(1, 2), self.key(x).flatten(2))
-        taken = torch.bmm(self.value(x).flatten(2), torch.softmax(energy, dim=2).transpose(1, 2))
-        return self.alpha * taken.view_as(x) + x
+        return self.alpha * _taken(self.query(x), self.key(x), self.value(x)) + x
 
     def channel(self, x: torch.Tensor) -> torch.Tensor:
         """Equations 3 and 4: beta times all channels, weighted by their similarity, plus X."""
@@ -151,30 +145,26 @@ class GlobalContext(nn.Module):
         return x + self.up(F.relu(self.norm(self.down(context))))
 
 
-def build_attention(name: str, channels: int) -> nn.Module:
-    """Attention module for feature maps B x C x h x w.
+_MODULES: dict[str, Callable[[int], nn.Module]] = {
+    "gated": GatedAttention,
+    "spatial": NonLocalAttention,
+    "channel": lambda _: TrilinearAttention(),
+    "dual": DualAttention,
+    "se": partial(ChannelSELayer, 2, r=_REDUCTION),  # squeeze-and-excitation (Hu et al. 2018)
+    "gc": GlobalContext,
+}
+ATTENTIONS = tuple(_MODULES)
 
-    Args:
-        name: "gated" (this method); "spatial" (non-local); "channel" (trilinear); "dual"; "se"
-            (squeeze-and-excitation, Hu et al. 2018); "gc" (global context).
-        channels: C.
+
+def build_attention(name: str, channels: int) -> nn.Module:
+    """The module of one of the `ATTENTIONS` for feature maps B x C x h x w.
 
     Raises:
         ValueError: If the name is unknown.
     """
-    if name == "gated":
-        return GatedAttention(channels)
-    if name == "spatial":
-        return NonLocalAttention(channels)
-    if name == "channel":
-        return TrilinearAttention()
-    if name == "dual":
-        return DualAttention(channels)
-    if name == "se":
-        return ChannelSELayer(spatial_dims=2, in_channels=channels, r=_REDUCTION)
-    if name == "gc":
-        return GlobalContext(channels)
-    raise ValueError(f"attention is {name!r}, expected one of {', '.join(ATTENTIONS)}")
+    if name not in _MODULES:
+        raise ValueError(f"attention is {name!r}, expected one of {', '.join(ATTENTIONS)}")
+    return _MODULES[name](channels)
 
 
 def attention_map(attended: torch.Tensor) -> torch.Tensor:

@@ -26,32 +26,21 @@ from label_efficient.report.drawing import COLOURS, FAINT, INK, add_grid, new_fi
 from .reference_boxes import ReferenceBox
 
 COVERED_FROM = 0.5  # share of a box's area within the mask
-ALL_BOXES = "all boxes"
 _LEAST = COVERED_FROM - 1e-6  # half of a box is half of it, in spite of floating point
 _MAX_BARS = 20
 
 
 @dataclass(frozen=True)
 class Coverage:
-    """Figures of the boxes of one name, or of all.
-
-    Attributes:
-        name: What is in the boxes.
-        images: Images that have one at least.
-        boxes: Their number.
-        covered: Boxes of which at least half lies in the attention mask.
-        covered_share: `covered / boxes`.
-        random_share: Share of the boxes that the same mask covers at random places.
-        mask_share: Share of the image that the mask covers, mean over `images`.
-    """
+    """Figures of the boxes of one name, or of all."""
 
     name: str
-    images: int
+    images: int  # that have one of the boxes at least
     boxes: int
-    covered: int
+    covered: int  # boxes of which at least half lies in the attention mask
     covered_share: float
-    random_share: float
-    mask_share: float
+    random_share: float  # of the boxes, that the same mask covers at random places
+    mask_share: float  # of the image, that the mask covers: mean over `images`
 
 
 @dataclass(frozen=True)
@@ -72,35 +61,13 @@ class CoverageResult:
 
     def metrics(self) -> dict[str, Any]:
         """For `metrics.json`."""
-        overall = {key: value for key, value in asdict(self.overall).items() if key != "name"}
-        by_name = {row.name: {k: v for k, v in asdict(row).items() if k != "name"} for row in self.by_name}
+        (_, overall), *by_name = [(row.pop("name"), row) for row in self.rows()]
         settings = {"covered_from": COVERED_FROM, "num_shifts": self.num_shifts, "seed": self.seed}
-        return {**overall, **settings, "by_name": by_name}
+        return {**overall, **settings, "by_name": dict(by_name)}
 
     def rows(self) -> list[dict[str, Any]]:
         """Rows of a table, with the keys `name` to `mask_share`: all boxes, then each name."""
         return [asdict(row) for row in (self.overall, *self.by_name)]
-
-
-def coverage(mask: np.ndarray, boxes: Sequence[ReferenceBox], size: tuple[int, int]) -> np.ndarray:
-    """Share of each box's area that lies within a mask, exact also where a box cuts through cells of the mask.
-
-    The integral of a mask that is constant within its cells is bilinear within them: interpolating the table of its
-    sums at a fractional place rounds nothing.
-
-    Args:
-        mask: Bool m x m, stretched over the whole image.
-        boxes: N boxes in pixels of the image, within it.
-        size: Height and width of the image in pixels.
-
-    Returns:
-        float64 (N,), each within [0, 1].
-
-    Raises:
-        ValueError: If the mask is not two-dimensional and bool, the image has no pixels, or a box has no area or is
-            not within the image.
-    """
-    return _shares(_sums(mask), _cell_edges(boxes, mask.shape, size))
 
 
 def measure_coverage(
@@ -114,34 +81,22 @@ def measure_coverage(
     """Coverage of the boxes of many images. Images without a box do not count, in the masks' share neither.
 
     Args:
-        masks: Bool m x m by file, as `coverage` takes it.
-        boxes: Of each image by file, as `read_reference_boxes` gives them.
-        sizes: Height and width of each image in pixels by file.
-        num_shifts: Random places of each mask, 1 or more. They depend on the seed and the name of the file alone, so
-            that other images in the set change nothing.
+        masks: Bool m x m by file, stretched over the whole image.
+        boxes: Of each image by file, within it, as `read_reference_boxes` gives them.
+        sizes: Height and width by file of each image with boxes, in pixels.
+        num_shifts: Random places of each mask. They depend on the seed and the name of the file alone, so that other
+            images in the set change nothing.
         seed: Of the random places.
-
-    Raises:
-        ValueError: If no image has a box, an image with boxes has no mask or no size, or as `coverage` raises it; it
-            names the file.
     """
-    if num_shifts < 1:
-        raise ValueError(f"num_shifts is {num_shifts}: expected 1 or more")
     rows: dict[str, list[tuple[str, float, float, float]]] = {}  # of a name: file, covered, at random, mask share
     for file in sorted(file for file, found in boxes.items() if found):
-        if file not in masks or file not in sizes:
-            raise ValueError(f"{file} has reference boxes, and no {'size' if file in masks else 'attention mask'}")
-        mask = masks[file]
-        try:
-            covered = coverage(mask, boxes[file], sizes[file]) >= _LEAST
-        except ValueError as error:
-            raise ValueError(f"{file}: {error}") from error
-        at_random = _at_random(mask, _cell_edges(boxes[file], mask.shape, sizes[file]), num_shifts, [seed, _key(file)])
+        mask, edges = masks[file], _cell_edges(boxes[file], masks[file].shape, sizes[file])
+        covered = _shares(mask, edges) >= _LEAST
+        # Unlike hash(), the checksum of the name is the same in every process.
+        at_random = _at_random(mask, edges, num_shifts, [seed, zlib.crc32(file.encode())])
         for box, *figures in zip(boxes[file], covered.tolist(), at_random.tolist(), strict=True):
             rows.setdefault(box.name or "unnamed", []).append((file, *figures, float(mask.mean())))
-    if not rows:
-        raise ValueError("no image has a reference box: there is nothing to measure")
-    overall = _summary(ALL_BOXES, [row for of_name in rows.values() for row in of_name])
+    overall = _summary("all boxes", [row for of_name in rows.values() for row in of_name])
     by_name = [_summary(name, of_name) for name, of_name in rows.items()] if len(rows) > 1 else []
     return CoverageResult(overall, tuple(sorted(by_name, key=lambda c: (-c.boxes, c.name))), num_shifts, seed)
 
@@ -160,39 +115,26 @@ def _summary(name: str, rows: Sequence[tuple[str, float, float, float]]) -> Cove
     )
 
 
-def _key(file: str) -> int:
-    return zlib.crc32(file.encode())  # unlike hash(), the same in every process
-
-
 def _at_random(mask: np.ndarray, edges: np.ndarray, num_shifts: int, seed: list[int]) -> np.ndarray:
     """Share of random places of the mask at which it covers each box, (N,)."""
     rows, columns = np.random.default_rng(seed).integers(mask.shape, size=(num_shifts, 2)).T
     # A wrapped mask that moves under the boxes is the same as boxes that move over the mask laid out four times.
     moved = edges + np.stack([columns, rows, columns, rows], axis=1)[:, None]
-    shares = _shares(_sums(np.tile(mask, (2, 2))), moved.reshape(-1, 4))
+    shares = _shares(np.tile(mask, (2, 2)), moved.reshape(-1, 4))
     return (shares >= _LEAST).reshape(num_shifts, -1).mean(axis=0)
-
-
-def _sums(mask: np.ndarray) -> np.ndarray:
-    """Number of cells of the mask above and left of each corner of a cell, (m + 1) x (m + 1)."""
-    if mask.ndim != 2 or mask.dtype != bool or not mask.size:
-        raise ValueError(f"the mask must be bool m x m, got {mask.dtype} {mask.shape}")
-    return np.pad(mask.cumsum(axis=0, dtype=np.float64).cumsum(axis=1), ((1, 0), (1, 0)))
 
 
 def _cell_edges(boxes: Sequence[ReferenceBox], shape: tuple[int, ...], size: tuple[int, int]) -> np.ndarray:
     """Edges x0, y0, x1, y1 of the boxes in cells of the mask, float64 N x 4."""
-    height, width = size
-    if height < 1 or width < 1:
-        raise ValueError(f"expected an image of 1 x 1 pixels or more, got {height} x {width}")
-    for box in boxes:
-        if not (0 <= box.x0 < box.x1 <= width and 0 <= box.y0 < box.y1 <= height):
-            raise ValueError(f"{box} has no area, or is not within the image of {width} x {height} pixels")
     edges = np.array([(box.x0, box.y0, box.x1, box.y1) for box in boxes], dtype=np.float64).reshape(-1, 4)
-    return edges / (width, height, width, height) * (shape[1], shape[0], shape[1], shape[0])
+    return edges / (size[::-1] * 2) * (shape[::-1] * 2)
 
 
-def _shares(sums: np.ndarray, edges: np.ndarray) -> np.ndarray:
+def _shares(mask: np.ndarray, edges: np.ndarray) -> np.ndarray:
+    """Share of each box's area that lies within the mask, float64 (N,), exact also where a box cuts through cells."""
+    # Number of cells of the mask above and left of each corner of a cell, (m + 1) x (m + 1). The integral of a mask
+    # that is constant within its cells is bilinear within them: interpolating it at a fractional place rounds nothing.
+    sums = np.pad(mask.cumsum(axis=0, dtype=np.float64).cumsum(axis=1), ((1, 0), (1, 0)))
     x0, y0, x1, y1 = edges.T
     corners = [[y1, x1], [y0, x1], [y1, x0], [y0, x0]]
     at = [ndimage.map_coordinates(sums, corner, order=1, mode="nearest") for corner in corners]
@@ -211,13 +153,13 @@ def save_coverage(path: Path, *, result: CoverageResult) -> None:
     figure = new_figure(7.2, 1.5 + 0.72 * len(rows))
     axes = figure.subplots()
     kinds = [
-        ("boxes covered by the attention mask", [row.covered_share for row in rows], COLOURS[0]),
-        ("boxes covered by the same mask at random places", [row.random_share for row in rows], COLOURS[4]),
-        ("share of the image that the mask covers", [row.mask_share for row in rows], FAINT),
+        ("boxes covered by the attention mask", "covered_share", COLOURS[0]),
+        ("boxes covered by the same mask at random places", "random_share", COLOURS[4]),
+        ("share of the image that the mask covers", "mask_share", FAINT),
     ]
-    for number, (label, values, colour) in enumerate(kinds):
-        places = np.arange(len(rows)) + 0.26 * (number - 1)
-        bars = axes.barh(places, values, height=0.24, color=colour, label=label)
+    for shift, (label, share, colour) in zip((-0.26, 0, 0.26), kinds, strict=True):
+        values = [getattr(row, share) for row in rows]
+        bars = axes.barh(np.arange(len(rows)) + shift, values, height=0.24, color=colour, label=label)
         axes.bar_label(bars, [f"{value:.1%}" for value in values], padding=3, fontsize=8, color=INK)
     names = [f"{wrap_text(row.name, 22)}\n(n = {row.boxes})" for row in rows]
     axes.set_yticks(range(len(rows)), names, fontsize=9)

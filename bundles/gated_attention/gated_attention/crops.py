@@ -52,13 +52,7 @@ def cut_instances(images: list[torch.Tensor], boxes: torch.Tensor, size: int) ->
 
 
 def _by_pixels(images: list[torch.Tensor], pixel: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
-    """Sum of the weighted pixels of every value.
-
-    Args:
-        images: B images 3 x H_i x W_i.
-        pixel: Of each value, its pixels along y and x: int64 B x K x 2 x n x s.
-        weight: Their weights, float32, of the same shape.
-    """
+    """Sum of the weighted pixels of every value, whose places along y and x and weights are B x K x 2 x n x s."""
     shape = torch.tensor([[image.shape[1], image.shape[2]] for image in images], device=pixel.device)
     area = shape.prod(dim=1)
     first = (area.cumsum(0) - area).view(-1, 1, 1, 1)
@@ -73,13 +67,9 @@ def _by_pixels(images: list[torch.Tensor], pixel: torch.Tensor, weight: torch.Te
         plane = torch.cat([image[channel].reshape(-1) for image in images])
         for y in range(row.shape[2]):
             for x in range(column.shape[2]):
-                value = _take(plane, row[:, :, y] + column[:, :, x]).mul_(down[:, :, y])
-                crops[:, :, channel] += value.mul_(across[:, :, x])
+                value = torch.take(plane, row[:, :, y] + column[:, :, x]).float()
+                crops[:, :, channel] += value.mul_(down[:, :, y]).mul_(across[:, :, x])
     return crops
-
-
-def _take(plane: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
-    return plane.index_select(0, index.flatten()).view(index.shape).float()
 
 
 @torch.jit.unused

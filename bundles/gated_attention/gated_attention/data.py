@@ -3,8 +3,6 @@
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
-
 from label_efficient.data.image_data import ImageData, make_demo
 from label_efficient.data.image_sources import load_image_data
 
@@ -25,10 +23,7 @@ def load_data(
         options: Of `image_sources.load_image_data`: where the images are, label budget, reading.
     """
 
-    def pictures(count: int, seed: int) -> tuple[list[np.ndarray], np.ndarray]:
-        return make_demo_images(count, seed=seed)[:2]
-
     def own() -> ImageData:
-        return make_demo(pictures, demo_counts or DEMO_COUNTS, DEMO_CLASSES, seed)
+        return make_demo(make_demo_images, demo_counts or DEMO_COUNTS, DEMO_CLASSES, seed)
 
     return load_image_data(dataset, own, several_labels=False, seed=seed, **options)

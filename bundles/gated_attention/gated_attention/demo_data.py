@@ -1,11 +1,11 @@
 """Synthetic microscopy pictures for the demo: deterministic, made in memory, and of no clinical meaning.
 
 A picture shows pale tissue with many pale cells, which say nothing, and a nest of dark cells, which decide the
-class: smooth, striped or chequered inside. The pattern has a period of a 224th of `size`, so that each pixel of a copy
-of 224 pixels a side, or of half as many, averages whole periods and shows none of it. It changes neither mean nor,
-between stripes and chequers, variance, and fades out before the cell's outline. What the small copy does show is the
-colour of the dark cells. It goes with the class in `COLOUR_AGREES` of the pictures and misleads in the others: who
-looks at the small copy alone cannot be right more often, but learns where to look.
+class: smooth, striped or chequered inside. The pattern has a period of three pixels, a 224th of the side, so that each
+pixel of a copy of 224 pixels a side, or of half as many, averages whole periods and shows none of it. It changes
+neither mean nor, between stripes and chequers, variance, and fades out before the cell's outline. What the small copy
+does show is the colour of the dark cells. It goes with the class in `COLOUR_AGREES` of the pictures and misleads in the
+others: who looks at the small copy alone cannot be right more often, but learns where to look.
 """
 
 import numpy as np
@@ -13,10 +13,9 @@ import numpy as np
 DEMO_CLASSES = ("smooth cells", "striped cells", "chequered cells")
 COLOUR_AGREES = 0.6  # share of the pictures whose dark cells have the colour of their class
 PATTERN_GONE = 224  # pixels a side of the copy that has one period a pixel
-MIN_SIZE = 672  # below, the pattern has less than three pixels a period
 
-# Lengths are in pixels of a picture of this size, and scaled to others; colours are red, green, blue in 0..255.
-_SIZE = MIN_SIZE
+# Lengths are in pixels; colours are red, green, blue in 0..255.
+_SIZE = 672  # a side, on average
 _STRETCH = (0.96, 1.04)  # of height and width, each its own: pictures differ in size and are not square
 _CONTRAST = (0.4, 0.5)  # amplitude of the stripes, as a share of the cell's colour: no colour is clipped
 _TILT = 0.2  # radians from upright or level: the small copy averages whole periods along its axes only
@@ -32,27 +31,12 @@ _GAP = 2.0  # between dark cells at their largest, and between them and the bord
 _NOISE = 7.0  # standard deviation
 
 
-def make_demo_images(
-    count: int, *, size: int = _SIZE, seed: int = 0
-) -> tuple[list[np.ndarray], np.ndarray, list[np.ndarray]]:
-    """Make `count` pictures, as many of each class (up to one).
-
-    Args:
-        count: N.
-        size: Pixels a side on average: heights and widths are between 0.96 and 1.04 of it.
-        seed: Of the random numbers; the same seed gives the same pictures.
+def make_demo_images(count: int, *, seed: int = 0) -> tuple[list[np.ndarray], np.ndarray]:
+    """Make `count` pictures, as many of each class (up to one); the same seed gives the same pictures.
 
     Returns:
-        Images, N of uint8 H x W x 3; labels, int64 (N,) as indices of DEMO_CLASSES; and boxes of the dark cells, N of
-        int64 n x 4: left, top, right, bottom edge in pixels (right - left is the width).
-
-    Raises:
-        ValueError: If `size` is too small for the pattern.
+        Images, N of uint8 H x W x 3 (each side 645 to 699); labels, int64 (N,) as indices of DEMO_CLASSES.
     """
-    if size < MIN_SIZE:
-        raise ValueError(
-            f"size is {size}, expected {MIN_SIZE} or more: the pattern would be finer than the pixels show"
-        )
     rng = np.random.default_rng(seed)
     labels = np.arange(count, dtype=np.int64) % len(DEMO_CLASSES)
     rng.shuffle(labels)
@@ -62,30 +46,28 @@ def make_demo_images(
         members = rng.permutation(np.flatnonzero(labels == label))
         wrong = members[round(COLOUR_AGREES * len(members)) :]
         colours[wrong] = (label + 1 + np.arange(len(wrong)) % 2) % len(DEMO_CLASSES)
-    drawn = [_draw(rng, size, int(label), int(colour)) for label, colour in zip(labels, colours, strict=True)]
-    return [image for image, _ in drawn], labels, [boxes for _, boxes in drawn]
+    return [_draw(rng, int(label), int(colour)) for label, colour in zip(labels, colours, strict=True)], labels
 
 
-def _draw(rng: np.random.Generator, size: int, label: int, colour: int) -> tuple[np.ndarray, np.ndarray]:
-    """Draw one picture, uint8 H x W x 3, and the boxes of its dark cells, int64 n x 4.
+def _draw(rng: np.random.Generator, label: int, colour: int) -> np.ndarray:
+    """Draw one picture, uint8 H x W x 3.
 
     Every random number is drawn whatever `label` is: pictures of two classes differ by the pattern alone.
     """
-    scale = size / _SIZE
-    height, width = (round(size * share) for share in rng.uniform(*_STRETCH, 2))
+    height, width = (round(_SIZE * share) for share in rng.uniform(*_STRETCH, 2))
     tissue = np.asarray(_TISSUE + rng.normal(0, 4, 3), dtype=np.float32)
     shading = 5 * _smooth(rng, height, width, 5) + 4 * _smooth(rng, height, width, 25)
     picture = tissue + shading[..., None] * np.asarray(_SHADING, dtype=np.float32)
-    _add_pale_cells(rng, picture, scale)
-    boxes = _add_dark_cells(rng, picture, scale, label, colour)
+    _add_pale_cells(rng, picture)
+    _add_dark_cells(rng, picture, label, colour)
     picture += _NOISE * rng.standard_normal((height, width, 1), dtype=np.float32)
-    return picture.round(out=picture).clip(0, 255, out=picture).astype(np.uint8), boxes
+    return picture.round().clip(0, 255).astype(np.uint8)
 
 
-def _add_pale_cells(rng: np.random.Generator, picture: np.ndarray, scale: float) -> None:
+def _add_pale_cells(rng: np.random.Generator, picture: np.ndarray) -> None:
     """Paint pale cells with a somewhat darker nucleus anywhere in the picture, cut at its border, in place."""
     count = int(rng.integers(*_PALE_COUNT))
-    radii = scale * rng.uniform(*_PALE_RADIUS, count)
+    radii = rng.uniform(*_PALE_RADIUS, count)
     places = rng.uniform(0, 1, (count, 2)) * picture.shape[:2]
     colours = np.asarray(_PALE_COLOURS)[rng.integers(len(_PALE_COLOURS), size=count)] + rng.normal(0, 5, (count, 3))
     depth = _depth(rng, radii)
@@ -94,25 +76,19 @@ def _add_pale_cells(rng: np.random.Generator, picture: np.ndarray, scale: float)
         _paint(picture, place, cover[..., None], colour - 35 * cover[..., None])
 
 
-def _add_dark_cells(rng: np.random.Generator, picture: np.ndarray, scale: float, label: int, colour: int) -> np.ndarray:
-    """Paint the cells that decide the class, whole and apart from each other, in place; their boxes, int64 n x 4."""
+def _add_dark_cells(rng: np.random.Generator, picture: np.ndarray, label: int, colour: int) -> None:
+    """Paint the cells that decide the class, whole and apart from each other, in place."""
     count = int(rng.integers(*_DARK_COUNT))
-    radii = scale * rng.uniform(*_DARK_RADIUS, count)
-    depth = _depth(rng, radii)
-    fade = (depth / np.float32(_FADE * scale)).clip(0, 1)
-    pattern = fade**2 * (3 - 2 * fade) * _pattern(rng, count, depth.shape[1], scale, label)
+    depth = _depth(rng, rng.uniform(*_DARK_RADIUS, count))
+    fade = (depth / _FADE).clip(0, 1)
+    pattern = fade**2 * (3 - 2 * fade) * _pattern(rng, count, depth.shape[1], label)
     tints = np.asarray(_DARK_COLOURS[colour]) + rng.normal(0, 4, 3) + rng.normal(0, 4, (count, 3))
     # A dark outline, and inside a shading that fades outwards: the same in all classes.
-    rim = 1 - 0.3 * np.exp(-((depth / (5 * np.float32(scale))) ** 2))
+    rim = 1 - 0.3 * np.exp(-((depth / 5) ** 2))
     shades = (rim + pattern)[..., None] * tints[:, None, None].astype(np.float32)
-    room = (1 + _BUMPS) * _DARK_RADIUS[1] * scale + _GAP * scale / 2
-    boxes = np.empty((count, 4), dtype=np.int64)
-    for index, place in enumerate(_places(rng, picture.shape[:2], count, room)):
-        cover = depth[index].clip(0, 1)
-        top, left = _paint(picture, place, 0.95 * cover[..., None], shades[index])
-        rows, columns = (np.flatnonzero((cover > 0.5).any(axis)) for axis in (1, 0))
-        boxes[index] = left + columns[0], top + rows[0], left + columns[-1] + 1, top + rows[-1] + 1
-    return boxes
+    opacity = 0.95 * depth.clip(0, 1)[..., None]
+    for place, cover, shade in zip(_places(rng, picture.shape[:2], count), opacity, shades, strict=True):
+        _paint(picture, place, cover, shade)
 
 
 def _depth(rng: np.random.Generator, radii: np.ndarray) -> np.ndarray:
@@ -126,7 +102,7 @@ def _depth(rng: np.random.Generator, radii: np.ndarray) -> np.ndarray:
     return radii[:, None, None].astype(np.float32) * outline - np.hypot(axis[:, None], axis[None, :])
 
 
-def _pattern(rng: np.random.Generator, count: int, side: int, scale: float, label: int) -> np.ndarray:
+def _pattern(rng: np.random.Generator, count: int, side: int, label: int) -> np.ndarray:
     """The inside of n cells, each tilted its own way: n x side x side of mean 0; stripes or chequers of one variance.
 
     Chequers are stripes in both directions: the product of two waves is the sum of two crossed ones.
@@ -135,7 +111,7 @@ def _pattern(rng: np.random.Generator, count: int, side: int, scale: float, labe
     phases = rng.uniform(0, 2 * np.pi, (2, count, 1, 1))
     contrast = rng.uniform(*_CONTRAST, (count, 1, 1)).astype(np.float32)
     axis = np.arange(side) - side // 2
-    turns = 2 * np.pi * PATTERN_GONE / (_SIZE * scale)
+    turns = 2 * np.pi * PATTERN_GONE / _SIZE
     along = turns * (np.cos(angle) * axis[None, None, :] + np.sin(angle) * axis[None, :, None]) + phases[0]
     across = turns * (np.cos(angle) * axis[None, :, None] - np.sin(angle) * axis[None, None, :]) + phases[1]
     if DEMO_CLASSES[label] == "smooth cells":
@@ -146,11 +122,12 @@ def _pattern(rng: np.random.Generator, count: int, side: int, scale: float, labe
     return contrast * waves
 
 
-def _places(rng: np.random.Generator, shape: tuple[int, ...], count: int, room: float) -> np.ndarray:
-    """Centres (n x 2: y, x) of cells of radius `room` or less that touch neither each other nor the picture's border.
+def _places(rng: np.random.Generator, shape: tuple[int, ...], count: int) -> np.ndarray:
+    """Centres (n x 2: y, x) of dark cells that touch neither each other nor the picture's border.
 
     They are the nodes nearest to a random one of a lattice of triangles, turned and shifted at random.
     """
+    room = (1 + _BUMPS) * _DARK_RADIUS[1] + _GAP / 2
     angle, shift = rng.uniform(0, np.pi / 3), rng.uniform(0, 2 * room, 2)
     reach = int(sum(shape) / room)
     steps = np.stack(np.meshgrid(*[np.arange(-reach, reach + 1)] * 2), axis=-1).reshape(-1, 2)
@@ -161,22 +138,21 @@ def _places(rng: np.random.Generator, shape: tuple[int, ...], count: int, room: 
     return nodes[np.argsort(distance)[:count]]
 
 
-def _paint(picture: np.ndarray, place: np.ndarray, opacity: np.ndarray, colour: np.ndarray) -> tuple[int, int]:
-    """Blend a square (opacity s x s x 1, colour s x s x 3) centred at `place` into the picture; its top and left."""
+def _paint(picture: np.ndarray, place: np.ndarray, opacity: np.ndarray, colour: np.ndarray) -> None:
+    """Blend a square (opacity s x s x 1, colour s x s x 3) centred at `place` into the picture, in place."""
     side = len(opacity)
     top, left = (round(float(centre)) - side // 2 for centre in place)
     rows = slice(max(-top, 0), min(picture.shape[0] - top, side))
     columns = slice(max(-left, 0), min(picture.shape[1] - left, side))
     part = picture[top + rows.start : top + rows.stop, left + columns.start : left + columns.stop]
     part += opacity[rows, columns] * (colour[rows, columns] - part)
-    return top, left
 
 
 def _smooth(rng: np.random.Generator, height: int, width: int, nodes: int) -> np.ndarray:
     """Smooth random shading, height x width, interpolated from a grid of `nodes` x `nodes` normal numbers."""
     grid = np.arange(nodes, dtype=np.float32)
-    weights = [
+    down, across = (
         (1 - np.abs(np.linspace(0, nodes - 1, length, dtype=np.float32)[:, None] - grid)).clip(0, None)
         for length in (height, width)
-    ]
-    return weights[0] @ rng.standard_normal((nodes, nodes), dtype=np.float32) @ weights[1].T
+    )
+    return down @ rng.standard_normal((nodes, nodes), dtype=np.float32) @ across.T

@@ -1,12 +1,11 @@
 """Batches of image files of any sizes for inference: as stored, in bounded memory."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import torch
 from PIL import Image
-from torch.utils.data import Sampler
 
 from label_efficient.data.images import _quiet
 from label_efficient.data.picture_set import PictureSet
@@ -22,16 +21,12 @@ class PictureBatches(PictureSet):
     have to go through shared memory, of which containers have little. One batch is in memory at a time.
 
     Args:
-        data: As `find_images` returns.
-        transform: Dictionary transform of `image`, path to tensor.
-        image_size: Pixels a side of the stand-in for a bad file.
         num_workers: Threads, at least one.
+        kwargs: As of `PictureSet`.
     """
 
-    def __init__(
-        self, data: Sequence[Mapping[str, str]], transform: Callable[..., Any], image_size: int, num_workers: int = 0
-    ) -> None:
-        super().__init__(data, transform, image_size)
+    def __init__(self, *, num_workers: int = 0, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
         self.num_workers = num_workers
 
     def __getitems__(self, indices: Sequence[int]) -> list[dict[str, Any]]:
@@ -40,34 +35,24 @@ class PictureBatches(PictureSet):
             return list(pool.map(self.__getitem__, indices))
 
 
-class LimitedBatches(Sampler):
-    """The files in their order, in batches of so many images and at most so many pixels.
+def limited_batches(
+    data: Sequence[Mapping[str, str]], batch_size: int, most_pixels: int = MOST_PIXELS
+) -> list[list[int]]:
+    """Places of the files (of `find_images`) in their order, in batches of so many images and at most so many pixels.
 
-    The sizes are read from the heads of the files. Where that cannot be done without the pixels (DICOM, NIfTI, damaged
-    files) an image is a batch of its own.
-
-    Args:
-        data: As `find_images` returns.
-        batch_size: Images of a batch at most.
-        most_pixels: Pixels of a batch at most, unless a single image has more.
+    The sizes are read from the heads of the files. An image that is larger, or of which that cannot be done without
+    the pixels (DICOM, NIfTI, damaged files), is a batch of its own.
     """
-
-    def __init__(self, data: Sequence[Mapping[str, str]], batch_size: int, most_pixels: int = MOST_PIXELS) -> None:
-        self.batches: list[list[int]] = []
-        taken = most_pixels + 1
-        for index, item in enumerate(data):
-            pixels = _pixels(item["image"], most_pixels)
-            if taken + pixels > most_pixels or len(self.batches[-1]) == batch_size:
-                self.batches.append([])
-                taken = 0
-            self.batches[-1].append(index)
-            taken += pixels
-
-    def __iter__(self) -> Iterator[list[int]]:
-        return iter(self.batches)
-
-    def __len__(self) -> int:
-        return len(self.batches)
+    batches: list[list[int]] = []
+    taken = most_pixels + 1
+    for index, item in enumerate(data):
+        pixels = _pixels(item["image"], most_pixels)
+        if taken + pixels > most_pixels or len(batches[-1]) == batch_size:
+            batches.append([])
+            taken = 0
+        batches[-1].append(index)
+        taken += pixels
+    return batches
 
 
 def _pixels(path: str, unknown: int) -> int:

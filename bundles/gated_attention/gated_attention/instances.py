@@ -5,18 +5,13 @@ from torch.nn import functional as F
 
 from .components import label_components
 
-_IMPOSSIBLE = -1e6  # attention of a window that does not fit: below any number of penalties
-_PENALTY = 2.0  # more than all attention, so that a window apart from the others always comes first
-MASK_REDUCTION = 4  # the mask has a quarter of the global branch's resolution; the attention map has a 32nd
 
-
-def normalised_attention(attention_map: torch.Tensor, image_size: int, reduction: int = MASK_REDUCTION) -> torch.Tensor:
-    """Stretch each attention map to 0..1 and enlarge it to the mask's resolution.
+def normalised_attention(attention_map: torch.Tensor, image_size: int) -> torch.Tensor:
+    """Stretch each attention map to 0..1 and enlarge it to a quarter of the global branch's resolution, the mask's.
 
     Args:
-        attention_map: B x h x w.
+        attention_map: B x h x w; h and w are a 32nd of that resolution.
         image_size: Pixels a side of the global branch's input.
-        reduction: How much smaller than it the mask is.
 
     Returns:
         B x m x m in 0..1, m = image_size / 4; all 0 where the attention is the same everywhere.
@@ -26,7 +21,7 @@ def normalised_attention(attention_map: torch.Tensor, image_size: int, reduction
     spread = high - low
     flat = spread <= 1e-6 * high.abs()
     stretched = torch.where(flat, torch.zeros_like(attention_map), (attention_map - low) / spread.clamp_min(1e-30))
-    side = max(image_size // reduction, attention_map.shape[1])
+    side = max(image_size // 4, attention_map.shape[1])
     return F.interpolate(stretched.unsqueeze(1), [side, side], mode="bilinear", align_corners=False).squeeze(1)
 
 
@@ -70,45 +65,36 @@ def select_instances(
     mask = attention > threshold
     side = attention.shape[1]
     image_shape = sizes.to(device=attention.device, dtype=torch.float32)
-    shorter = image_shape.amin(dim=1)
+    shorter = image_shape.amin(dim=1, keepdim=True)
     total = attention.sum(dim=(1, 2)).clamp_min(1e-12)
+    cell = image_shape.flip(1) / side  # width and height of a cell of the mask in pixels
 
-    labels = label_components(mask)
-    sums = torch.zeros(labels.shape[0], side * side + 1, device=labels.device)
-    sums = sums.scatter_add(1, labels.flatten(1), (attention * mask).flatten(1))
-    component_sums, names = sums.topk(min(num_instances, side * side), dim=1)
-    members = (labels.unsqueeze(1) == names[:, :, None, None]) & (component_sums > 0)[:, :, None, None]
+    labels = label_components(mask).flatten(1)
+    # A sum for each label, 0 (outside) to side * side; there may be fewer of them than instances.
+    sums = torch.zeros(labels.shape[0], side * side + num_instances, device=labels.device)
+    sums, names = sums.scatter_add(1, labels, (attention * mask).flatten(1)).topk(num_instances, dim=1)
+    found = sums > 0
+    members = (labels.view_as(mask).unsqueeze(1) == names[:, :, None, None]) & found[:, :, None, None]
     left, right = _extent(members.any(dim=2))
     top, bottom = _extent(members.any(dim=3))
-    cell = image_shape.flip(1) / side  # width and height of a cell of the mask in pixels
     edges = torch.stack([left, top, right, bottom], dim=2) * cell.repeat(1, 2).unsqueeze(1)
-    centre = (edges[:, :, :2] + edges[:, :, 2:]) / 2
     length = (edges[:, :, 2:] - edges[:, :, :2]).amax(dim=2)
-
-    boxes: list[torch.Tensor] = []
-    scores: list[torch.Tensor] = []
-    limit = max_box * shorter if max_box > 0 else torch.full_like(shorter, 1e9)
-    for k in range(num_instances):
-        if k < names.shape[1]:
-            too_large = length[:, k] > limit
-            best = _best_window(attention * members[:, k], limit, cell)
-            middle = torch.where(too_large.unsqueeze(1), best, centre[:, k])
-            wanted = torch.minimum(torch.maximum(length[:, k], min_box * shorter), limit)
-            boxes.append(_square(middle, wanted, image_shape))
-            scores.append(component_sums[:, k] / total)
-        else:
-            boxes.append(torch.zeros_like(image_shape).repeat(1, 2))
-            scores.append(torch.zeros_like(total))
-    chosen, score = torch.stack(boxes, dim=1), torch.stack(scores, dim=1)
-    missing = torch.ones_like(score, dtype=torch.bool)
-    missing[:, : names.shape[1]] = component_sums <= 0
+    limit = (max_box * shorter if max_box > 0 else torch.full_like(shorter, 1e9)).expand_as(length)
+    # Of a component that is too large the window with most attention; all of a batch at once.
+    centre = (edges[:, :, :2] + edges[:, :, 2:]) / 2
+    inside = (attention.unsqueeze(1) * members).flatten(0, 1)
+    windows, across, down = _windows(inside, limit.flatten(), cell.unsqueeze(1).expand_as(centre).flatten(0, 1))
+    best = _strongest(windows, across, down)[1].view_as(centre)
+    middle = torch.where((length > limit).unsqueeze(2), best, centre)
+    wanted = torch.minimum(torch.maximum(length, min_box * shorter), limit)
+    boxes = _square(middle, wanted, image_shape.unsqueeze(1))
     share = attention / total[:, None, None]
-    chosen, score = _fill(chosen, score, missing, share, window_box * shorter, cell, image_shape)
+    boxes, scores = _fill(boxes, sums / total.unsqueeze(1), found, share, window_box * shorter[:, 0], cell, image_shape)
     # Nothing stands out: the whole image is the instance.
     nothing = ~mask.flatten(1).any(dim=1)
     whole = _square(image_shape.flip(1) / 2, image_shape.amax(dim=1), image_shape).unsqueeze(1)
-    chosen = torch.where(nothing[:, None, None], whole, chosen)
-    return chosen, torch.where(nothing[:, None], torch.ones_like(score), score)
+    boxes = torch.where(nothing[:, None, None], whole, boxes)
+    return boxes, torch.where(nothing[:, None], torch.ones_like(scores), scores)
 
 
 def _extent(occupied: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -121,26 +107,25 @@ def _extent(occupied: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def _square(centre: torch.Tensor, length: torch.Tensor, image_shape: torch.Tensor) -> torch.Tensor:
-    """Squares around `centre` (B x 2: x, y), moved into the image where they fit: B x 4."""
-    side = length.unsqueeze(1)
-    room = image_shape.flip(1) - side
+    """Squares around `centre` (... x 2: x, y), moved into the image where they fit: ... x 4."""
+    side = length.unsqueeze(-1)
+    room = image_shape.flip(-1) - side
     corner = torch.minimum((centre - side / 2).clamp_min(0), room.clamp_min(0))
     corner = torch.where(room < 0, room / 2, corner)
-    return torch.cat([corner, corner + side], dim=1)
+    return torch.cat([corner, corner + side], dim=-1)
 
 
-def _best_window(attention: torch.Tensor, length: torch.Tensor, cell: torch.Tensor) -> torch.Tensor:
-    """Centre (B x 2: x, y in pixels) of the square window of side `length` (B) with most attention."""
+def _windows(
+    attention: torch.Tensor, length: torch.Tensor, cell: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """All square windows of side `length` (B, in pixels) on maps B x m x m.
+
+    Returns:
+        Attention in the window that begins at each cell, B x m x m, far below 0 where none fits; the centre of the
+        windows that begin at each column, and at each row, B x m, in pixels.
+    """
     side = attention.shape[1]
     cells = (length.unsqueeze(1) / cell).round().clamp(1, side).long()
-    place = _window_sums(attention, cells).flatten(1).argmax(dim=1)
-    corner = torch.stack([place % side, torch.div(place, side, rounding_mode="floor")], dim=1)
-    return (corner + cells / 2) * cell
-
-
-def _window_sums(attention: torch.Tensor, cells: torch.Tensor, impossible: float = _IMPOSSIBLE) -> torch.Tensor:
-    """Sums over the windows with `cells` (B x 2: across, down) that begin at each cell; far below 0 where none fits."""
-    side = attention.shape[1]
     integral = F.pad(attention.double().cumsum(1).cumsum(2), [1, 0, 1, 0])
     begin = torch.arange(side, device=attention.device).unsqueeze(0)
     right, bottom = begin + cells[:, :1], begin + cells[:, 1:]
@@ -149,7 +134,16 @@ def _window_sums(attention: torch.Tensor, cells: torch.Tensor, impossible: float
     right, bottom = right.clamp(max=side), bottom.clamp(max=side)
     sums = _corner(integral, bottom, right) - _corner(integral, top, right)
     sums = sums - _corner(integral, bottom, left) + _corner(integral, top, left)
-    return torch.where(fits, sums, torch.full_like(sums, impossible)).float()
+    sums = torch.where(fits, sums, torch.full_like(sums, -1e6)).float()  # below any number of `_fill`'s penalties
+    return sums, (begin + cells[:, :1] / 2) * cell[:, :1], (begin + cells[:, 1:] / 2) * cell[:, 1:]
+
+
+def _strongest(sums: torch.Tensor, across: torch.Tensor, down: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Place (B x 1) of the largest sum of `_windows`, and the centre of its window (B x 2: x, y in pixels)."""
+    side = sums.shape[1]
+    place = sums.flatten(1).argmax(dim=1, keepdim=True)
+    row = torch.div(place, side, rounding_mode="floor")
+    return place, torch.cat([across.gather(1, place % side), down.gather(1, row)], dim=1)
 
 
 def _corner(integral: torch.Tensor, y: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
@@ -161,37 +155,29 @@ def _corner(integral: torch.Tensor, y: torch.Tensor, x: torch.Tensor) -> torch.T
 def _fill(
     boxes: torch.Tensor,
     scores: torch.Tensor,
-    missing: torch.Tensor,
+    found: torch.Tensor,
     share: torch.Tensor,
     length: torch.Tensor,
     cell: torch.Tensor,
     image_shape: torch.Tensor,
-    penalty: float = _PENALTY,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Windows of side `length` (B) with most attention in place of the missing boxes, apart from what is there.
+    """Windows of side `length` (B) with most attention in place of the boxes not found, apart from what is there.
 
     A window whose centre is less than half a window from that of an earlier box is taken only if no other is left.
     """
-    side = share.shape[1]
-    cells = (length.unsqueeze(1) / cell).round().clamp(1, side).long()
-    sums = _window_sums(share, cells)
-    penalised = sums.clone()
-    begin = torch.arange(side, device=share.device).unsqueeze(0)
-    across = (begin + cells[:, :1] / 2) * cell[:, :1]
-    down = (begin + cells[:, 1:] / 2) * cell[:, 1:]
+    sums, across, down = _windows(share, length, cell)
+    penalised = sums
     filled: list[torch.Tensor] = []
     filled_scores: list[torch.Tensor] = []
     for k in range(boxes.shape[1]):
-        place = penalised.flatten(1).argmax(dim=1, keepdim=True)
-        row, column = torch.div(place, side, rounding_mode="floor"), place % side
-        centre = torch.cat([across.gather(1, column), down.gather(1, row)], dim=1)
-        window = _square(centre, length, image_shape)
-        box = torch.where(missing[:, k : k + 1], window, boxes[:, k])
+        place, centre = _strongest(penalised, across, down)
+        box = torch.where(found[:, k : k + 1], boxes[:, k], _square(centre, length, image_shape))
         filled.append(box)
         score = sums.flatten(1).gather(1, place).squeeze(1)
-        filled_scores.append(torch.where(missing[:, k], score, scores[:, k]))
+        filled_scores.append(torch.where(found[:, k], scores[:, k], score))
         middle = (box[:, :2] + box[:, 2:]) / 2
         near_across = ((across - middle[:, :1]).abs() < length.unsqueeze(1) / 2).unsqueeze(1)
         near_down = ((down - middle[:, 1:]).abs() < length.unsqueeze(1) / 2).unsqueeze(2)
-        penalised = penalised - penalty * (near_across & near_down)
+        # More than all attention: a window apart from the others always comes first.
+        penalised = penalised - 2.0 * (near_across & near_down)
     return torch.stack(filled, dim=1), torch.stack(filled_scores, dim=1)

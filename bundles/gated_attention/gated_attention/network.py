@@ -36,10 +36,8 @@ class GatedAttentionNet(nn.Module):
         image_size: Pixels a side of the small copy, to which images are squeezed.
         num_instances: K.
         instance_size: Pixels a side of a crop, s.
-        threshold: Of the normalised attention, in [0, 1).
-        min_box: Least side of a box, as a share of the image's shorter side.
-        max_box: Largest side of a box in the same unit, or None for no limit.
-        window_box: Side of the windows that stand in for missing components.
+        threshold, min_box, window_box: As of `instances.select_instances`.
+        max_box: The same, or None for no limit.
         pooling: "concat": the features of the K instances one after the other. "attention": their mean, weighted by
             attention.
         mean: Per channel, of the range 0..1; subtracted.
@@ -79,7 +77,24 @@ class GatedAttentionNet(nn.Module):
         std: Sequence[float] = (0.5, 0.5, 0.5),
     ) -> None:
         super().__init__()
-        _check(method, pooling, num_instances, threshold, min_box, max_box, window_box, mean, std)
+        if method not in METHODS:
+            raise ValueError(f"method is {method!r}, expected one of {', '.join(METHODS)}")
+        if pooling not in POOLINGS:
+            raise ValueError(f"pooling is {pooling!r}, expected one of {', '.join(POOLINGS)}")
+        if num_instances < 1:
+            raise ValueError(f"num_instances is {num_instances}, expected 1 or more (method='global' has none)")
+        if not 0 <= threshold < 1:
+            raise ValueError(f"threshold is {threshold}, expected at least 0 and less than 1")
+        for key, value in (("min_box", min_box), ("window_box", window_box), ("max_box", max_box)):
+            if value is not None and not 0 < value <= 1:
+                allowed = "a share of the image's shorter side, above 0 and at most 1"
+                raise ValueError(f"{key} is {value}, expected {allowed}")
+        if window_box < min_box:
+            raise ValueError(f"window_box is {window_box}, less than min_box ({min_box})")
+        if max_box is not None and max_box < window_box:
+            raise ValueError(f"max_box is {max_box}, less than min_box ({min_box}) or window_box ({window_box})")
+        if len(mean) != 3 or len(std) != 3 or min(std) <= 0:
+            raise ValueError(f"mean={list(mean)}, std={list(std)}: expected three numbers each, std above 0")
         check_image_size(global_backbone, image_size)
         check_image_size(instance_backbone, instance_size)
         if method == "fusion" and image_size <= ONE_POSITION:
@@ -107,10 +122,10 @@ class GatedAttentionNet(nn.Module):
             self.fusion_head = nn.Linear(channels + features * looks, num_classes)
 
     def forward(self, images: torch.Tensor | list[torch.Tensor], fuse: bool = True) -> dict[str, torch.Tensor]:
-        """Images (B x 3 x H x W, or a list of 3 x H_i x W_i, in 0..255) to a dictionary.
+        """Images to a dictionary.
 
         Args:
-            images: uint8 or float.
+            images: B x 3 x H x W, or a list of 3 x H_i x W_i, in 0..255, uint8 or float.
             fuse: Whether to look at the instances. Without them there are no `logits`.
 
         Returns:
@@ -141,22 +156,18 @@ class GatedAttentionNet(nn.Module):
         else:
             pooled = features.flatten(1)
         output["logits"] = self.fusion_head(torch.cat([global_features, pooled], dim=1))
-        output["instance_boxes"] = boxes
-        output["instance_scores"] = scores
+        output["instance_boxes"], output["instance_scores"] = boxes, scores
         return output
 
     def thumbnails(self, images: list[torch.Tensor]) -> torch.Tensor:
         """Images 3 x H_i x W_i in 0..255, squeezed and normalised: float32 B x 3 x image_size x image_size."""
-        small: list[torch.Tensor] = []
         size = [self.image_size, self.image_size]
+        small: list[torch.Tensor] = []
         for image in images:
-            # Channel by channel: a large image in float32 would be four times its bytes.
-            channels = [
-                F.interpolate(image[c : c + 1].unsqueeze(0).float(), size, mode="bilinear", antialias=True)
-                for c in range(3)
-            ]
-            small.append(torch.cat(channels, dim=1))
-        batch = (torch.cat(small) - self.mean) / self.std
+            for channel in range(3):
+                # One by one, none kept: a large image in float32 would be four times its bytes.
+                small.append(F.interpolate(image[channel][None, None].float(), size, mode="bilinear", antialias=True))
+        batch = (torch.cat(small).view(-1, 3, size[0], size[1]) - self.mean) / self.std
         return batch.contiguous(memory_format=torch.channels_last)
 
     def boxes(self, images: list[torch.Tensor], attention: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -190,33 +201,3 @@ def feature_extractor(name: str) -> tuple[Backbone, int]:
     classifier = "class_layers.out" if name.startswith("densenet") else "fc"
     backbone.set_submodule(classifier, nn.Identity())
     return backbone, backbone.node_channels[-1]
-
-
-def _check(
-    method: str,
-    pooling: str,
-    num_instances: int,
-    threshold: float,
-    min_box: float,
-    max_box: float | None,
-    window_box: float,
-    mean: Sequence[float],
-    std: Sequence[float],
-) -> None:
-    if method not in METHODS:
-        raise ValueError(f"method is {method!r}, expected one of {', '.join(METHODS)}")
-    if pooling not in POOLINGS:
-        raise ValueError(f"pooling is {pooling!r}, expected one of {', '.join(POOLINGS)}")
-    if num_instances < 1:
-        raise ValueError(f"num_instances is {num_instances}, expected 1 or more (method='global' has none)")
-    if not 0 <= threshold < 1:
-        raise ValueError(f"threshold is {threshold}, expected at least 0 and less than 1")
-    for key, value in (("min_box", min_box), ("window_box", window_box), ("max_box", max_box)):
-        if value is not None and not 0 < value <= 1:
-            raise ValueError(f"{key} is {value}, expected a share of the image's shorter side, above 0 and at most 1")
-    if window_box < min_box:
-        raise ValueError(f"window_box is {window_box}, less than min_box ({min_box})")
-    if max_box is not None and max_box < max(min_box, window_box):
-        raise ValueError(f"max_box is {max_box}, less than min_box ({min_box}) or window_box ({window_box})")
-    if len(mean) != 3 or len(std) != 3 or min(std) <= 0:
-        raise ValueError(f"mean={list(mean)}, std={list(std)}: expected three numbers each, std above 0")

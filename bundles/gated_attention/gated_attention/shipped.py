@@ -14,13 +14,10 @@ from .transforms import PrepareBatch
 
 
 class ShippedGatedAttention(GatedAttentionNet):
-    """The weights of `GatedAttentionNet`, for inference: whole images B x 3 x H x W in 0..255 to logits B x N.
-
-    The logits are those of the fusion, or with method="global" those of the global branch.
-    """
+    """The weights of `GatedAttentionNet`, for inference: logits of the fusion, or of the global branch alone."""
 
     def forward(self, image: torch.Tensor) -> torch.Tensor:  # type: ignore[override]
-        """Image as it is stored, uint8 or float, to logits B x N."""
+        """Images B x 3 x H x W in 0..255, uint8 or float, to logits B x N."""
         output = self.look(list(image.unbind(0)), True)
         return output["logits"] if "logits" in output else output["global_logits"]
 
@@ -33,12 +30,7 @@ def build_shipped(info: Mapping[str, Any], **changes: Any) -> ShippedGatedAttent
 def look_at(
     network: GatedAttentionNet, loader: Iterable[Any], *, device: Any, amp: bool | str = False
 ) -> dict[str, torch.Tensor]:
-    """Run the network over a loader of `StoredImages`.
-
-    Returns:
-        What `network.GatedAttentionNet` returns of all images in their order, on the CPU; `logits` are always there:
-        those of the prediction.
-    """
+    """What the network returns of all images of a loader, on the CPU; always with the `logits` of the prediction."""
     found = collect_outputs(
         # In the layout of training, so that the figures are the same to the last digit.
         network.to(device=device, memory_format=torch.channels_last),  # type: ignore[call-overload]

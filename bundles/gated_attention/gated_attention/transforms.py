@@ -66,11 +66,7 @@ def _uniform(count: int, bound: float) -> torch.Tensor:
 
 
 class PrepareBatch:
-    """Ignite's `prepare_batch`: images to the device as they are stored, and changed there in training.
-
-    Args:
-        augment: An `Augment`, in training.
-    """
+    """Ignite's `prepare_batch`: images to the device as they are stored, and changed there in training (`augment`)."""
 
     def __init__(self, augment: Augment | None = None) -> None:
         self.augment = augment

@@ -11,12 +11,7 @@ DEMO_CLASSES = ("round, coarse texture", "round, fine texture", "elongated, coar
 
 
 def make_demo_images(count: int, *, size: int = 64, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
-    """Make `count` pictures, the classes in turn.
-
-    Args:
-        count: N.
-        size: Pixels a side.
-        seed: Of the random numbers; the same seed gives the same pictures.
+    """Make `count` pictures, as many of each class (up to one); the same seed gives the same pictures.
 
     Returns:
         Images, uint8 N x size x size, and labels, int64 (N,) in 0..3.

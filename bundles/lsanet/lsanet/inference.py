@@ -7,12 +7,11 @@ from typing import Any
 import numpy as np
 import torch
 from monai.visualize import GradCAM
-from torch import nn
 
 from label_efficient.data.images import read_image
 from label_efficient.evaluation.inference_writer import InferenceWriter
 from label_efficient.evaluation.predictions import normalised_entropy
-from label_efficient.networks.backbones import DenseNetBackbone, ResNetBackbone, VGGBackbone
+from label_efficient.networks.backbones import Backbone, DenseNetBackbone, ResNetBackbone
 from label_efficient.report.inference_sections import (
     caption_of,
     classes_section,
@@ -30,7 +29,7 @@ class PredictionWriter(InferenceWriter):
     """Writes `predictions.csv`, `report.html` and, if asked for, Grad-CAM overlays in `saliency/`.
 
     Args:
-        network: The shipped network.
+        network: The shipped one.
         inferer: The evaluator's; knows the nodes' disagreement if they are kept.
         preprocess: As in the pipeline, to put overlays back onto the original image.
         saliency: Whether to write an overlay of the predicted class for every image.
@@ -40,7 +39,7 @@ class PredictionWriter(InferenceWriter):
     def __init__(
         self,
         *,
-        network: nn.Module,
+        network: Backbone | NodeEnsemble,
         inferer: NodeInferer,
         preprocess: Preprocess,
         saliency: bool = False,
@@ -75,10 +74,10 @@ class PredictionWriter(InferenceWriter):
         if not self.preprocess.keep_aspect:
             return heat
         side = max(shape[:2])
-        top, left = ((side - s) // 2 / side * heat.shape[0] for s in shape[:2])
-        bottom, right = top + shape[0] / side * heat.shape[0], left + shape[1] / side * heat.shape[1]
-        rows = slice(round(top), max(round(bottom), round(top) + 1))
-        return heat[rows, round(left) : max(round(right), round(left) + 1)]
+        begin = [(side - s) // 2 / side * len(heat) for s in shape[:2]]
+        end = [first + s / side * len(heat) for first, s in zip(begin, shape, strict=False)]
+        rows, columns = (slice(round(a), max(round(b), round(a) + 1)) for a, b in zip(begin, end, strict=True))
+        return heat[rows, columns]
 
     def report(self, rows: list[dict[str, Any]], bad: list[tuple[str, str]]) -> None:
         """The classes, the least certain images, bad files."""
@@ -89,32 +88,26 @@ class PredictionWriter(InferenceWriter):
         write_inference_page(self.output_dir, bundle="LSANet", sections=sections, bad=bad, settings=self.settings)
 
 
-def class_activation(network: nn.Module, image: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+def class_activation(network: Backbone | NodeEnsemble, image: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
     """Grad-CAM (Selvaraju et al. 2017) of a class at the deepest node with at least 6 x 6 positions.
 
     That is C4 for images of 161 pixels and more; the map of C4 has only 2 x 2 positions for 64 pixels.
 
     Args:
-        network: A shipped network.
+        network: The shipped one.
         image: Preprocessed, B x 3 x H x W.
         targets: Class of each image, (B,).
 
     Returns:
         B x H x W, the share of the image's own maximum, 0..1; 0 everywhere where nothing speaks for the class.
     """
-    backbone = network.backbone if isinstance(network, NodeEnsemble) else network
-    prefix = "backbone." if isinstance(network, NodeEnsemble) else ""
+    backbone, prefix = (network.backbone, "backbone.") if isinstance(network, NodeEnsemble) else (network, "")
     # MONAI's evaluator leaves a network in the mode that it had; batch norm must not learn from these images.
     network.eval()
     with torch.no_grad():
-        maps = backbone.forward_nodes(image[:1])  # type: ignore[operator]
+        maps = backbone.forward_nodes(image[:1])
     node = max((i for i, m in enumerate(maps) if min(m.shape[-2:]) >= 6), default=0)
-    cam = GradCAM(
-        nn_module=network,
-        target_layers=prefix + _node_layer(backbone, node),
-        postprocessing=lambda x: x,
-        register_backward=True,
-    )
+    cam = GradCAM(network, prefix + _node_layer(backbone, node), postprocessing=lambda x: x, register_backward=True)
     heat = image.new_zeros(image.shape[0], *image.shape[2:])
     # MONAI's takes one class a call: a tensor of them would add up all classes for all images.
     for target in targets.unique().tolist():
@@ -125,12 +118,10 @@ def class_activation(network: nn.Module, image: torch.Tensor, targets: torch.Ten
     return torch.where(highest > 0, heat / highest.clamp_min(1e-12), torch.zeros_like(heat))
 
 
-def _node_layer(backbone: nn.Module, node: int) -> str:
+def _node_layer(backbone: Backbone, node: int) -> str:
     """Name of the layer whose output is the feature map of a node (0 for C1)."""
     if isinstance(backbone, ResNetBackbone):
         return f"layer{node + 1}"
     if isinstance(backbone, DenseNetBackbone):
         return "class_layers.relu" if node == 3 else f"features.denseblock{node + 1}"
-    if isinstance(backbone, VGGBackbone):
-        return f"features.{backbone.pools[node + 1]}"
-    raise TypeError(f"expected one of the bundle's backbones, got a {type(backbone).__name__}")
+    return f"features.{backbone.pools[node + 1]}"

@@ -18,7 +18,7 @@ class LayerSelectiveAttention(nn.Module):
 
     Args:
         node_channels: Channels of the L feature maps, shallow to deep.
-        node_strides: Downsampling of each map's node relative to the deepest, e.g. (8, 4, 2, 1).
+        node_strides: Downsampling of the deepest map relative to each, e.g. (8, 4, 2, 1).
         variant: One of `LSA_VARIANTS`; "fc_r8" is the paper's best.
         embed_channels: C, the common number of channels.
         temperature: The gates are divided by it before the softmax. 1 is the paper's form, where a gate is
@@ -54,9 +54,8 @@ class LayerSelectiveAttention(nn.Module):
         height, width = size = feature_maps[-1].shape[-2:]
         embedded = [embedding(m) for embedding, m in zip(self.embeddings, feature_maps, strict=True)]
         # Poolings that round down leave the deepest map a row short of the strided convolutions' output.
-        return torch.stack(
-            [e if e.shape[-2:] == size else F.adaptive_avg_pool2d(e, (height, width)) for e in embedded], 1
-        )
+        fit = [e if e.shape[-2:] == size else F.adaptive_avg_pool2d(e, (height, width)) for e in embedded]
+        return torch.stack(fit, dim=1)
 
     def forward(self, feature_maps: Sequence[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
         """L feature maps to beta (B x L, rows sum to 1) and the gates it is the softmax of (B x L)."""

@@ -55,17 +55,11 @@ class LSANetLoss(nn.Module):
         self.stop_gradient = stop_gradient
         self.node_names = tuple(node_names)
         self.terms: dict[str, torch.Tensor] = {}
-        self.register_buffer(
-            "class_weights",
-            None if class_weights is None else torch.as_tensor(class_weights, dtype=torch.float32),
-        )
+        weights = None if class_weights is None else torch.tensor(class_weights, dtype=torch.float32)
+        self.register_buffer("class_weights", weights)
 
     def forward(self, output: dict[str, torch.Tensor], targets: torch.Tensor) -> torch.Tensor:
-        """Total loss, a scalar.
-
-        Args:
-            output: What `LSANet` returns: `logits` B x K, `aux_logits` B x (L-1) x K, `beta` B x L.
-            targets: Class indices (B,), or 0/1 (B x K) for multi-label.
+        """Output of `LSANet` and targets, class indices (B,) or 0/1 (B x K) for multi-label, to a scalar.
 
         The terms of the last call are in `self.terms`, detached: `branch_loss` (L_b or its fixed-weight counterpart),
         `synergy_loss` (L_k) and with `node_names` `ce_C1`, ... (the mean cross-entropy of each).
@@ -78,29 +72,24 @@ class LSANetLoss(nn.Module):
             branch = branch_loss(entropies, output["beta"])
         else:
             branch = deep_supervision_loss(entropies, self.alpha)
-        total, synergy = branch, torch.zeros_like(branch)
+        synergy = torch.zeros_like(branch)
         if self.method in METHODS_WITH_SYNERGY:
             synergy = self.synergy_weight * synergy_loss(logits, self.multi_label, self.stop_gradient)
-            total = branch + synergy
         self.terms = {"branch_loss": branch.detach(), "synergy_loss": synergy.detach()}
         if self.node_names:
             node_losses = entropies.detach().mean(dim=0)
             self.terms |= {f"ce_{name}": value for name, value in zip(self.node_names, node_losses, strict=True)}
-        return total
+        return branch + synergy
 
 
 def node_cross_entropy(
-    logits: torch.Tensor,
-    targets: torch.Tensor,
-    multi_label: bool = False,
-    class_weights: torch.Tensor | None = None,
+    logits: torch.Tensor, targets: torch.Tensor, multi_label: bool = False, class_weights: torch.Tensor | None = None
 ) -> torch.Tensor:
     """Cross-entropy of every image at every node: logits B x L x K and targets (B,) or B x K to B x L."""
-    num_nodes = logits.shape[1]
     if multi_label:
         expected = targets.to(logits.dtype).unsqueeze(1).expand_as(logits)
         return F.binary_cross_entropy_with_logits(logits, expected, weight=class_weights, reduction="none").mean(2)
-    repeated = targets.unsqueeze(1).expand(-1, num_nodes)
+    repeated = targets.unsqueeze(1).expand(-1, logits.shape[1])
     return F.cross_entropy(logits.transpose(1, 2), repeated, weight=class_weights, reduction="none")
 
 
@@ -117,13 +106,8 @@ def deep_supervision_loss(entropies: torch.Tensor, alpha: float = 1.0) -> torch.
 def synergy_loss(logits: torch.Tensor, multi_label: bool = False, stop_gradient: bool = True) -> torch.Tensor:
     """L_k, equation 8: mean over the images of the sum over ordered pairs p != q of KL(f_p || f_q).
 
-    The paper prints a minus sign, which would reward disagreement; the term is a KL to be minimised. With
-    `stop_gradient` the teacher f_p is a constant, as in DKS, the term's source.
-
-    Args:
-        logits: B x L x K.
-        multi_label: Bernoulli instead of categorical distributions, summed over the K labels.
-        stop_gradient: Whether f_p is detached.
+    The paper prints a minus sign, which would reward disagreement; the term is a KL to be minimised. The arguments
+    are those of `LSANetLoss`; logits B x L x K.
     """
     if multi_label:
         # A label is a distribution over {present, absent}: the categorical form below on 2K outcomes.

@@ -90,9 +90,8 @@ class LSANet(nn.Module):
     def forward(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
         """Image B x 3 x H x W to a dictionary.
 
-        Returns:
-            `logits` (B x K, node C4), `aux_logits` (B x (L-1) x K, shallow to deep; absent if L = 1) and,
-            with layer selective attention, `beta` (B x L, rows sum to 1) and `gate` (B x L).
+        It has `logits` (B x K, node C4), `aux_logits` (B x (L-1) x K, shallow to deep; absent if L = 1) and, with
+        layer selective attention, `beta` (B x L, rows sum to 1) and `gate` (B x L).
         """
         feature_maps = self.backbone.forward_nodes(x)
         output = {"logits": self.backbone.classify(feature_maps[-1])}
@@ -123,11 +122,9 @@ def _accept_backbone(network: nn.Module, weights: dict[str, torch.Tensor], prefi
 class NodeEnsemble(LSANet):
     """All output nodes kept for inference: their probabilities weighted by beta (equally without LSA).
 
-    Takes the arguments and the weights of `LSANet`.
-
     Args:
         multi_label: Whether the K outputs are independent (sigmoid) rather than exclusive (softmax).
-        kwargs: As of `LSANet`.
+        kwargs: As of `LSANet`, whose weights it takes.
     """
 
     def __init__(self, *, multi_label: bool = False, **kwargs) -> None:
@@ -140,22 +137,20 @@ class NodeEnsemble(LSANet):
         """Image B x 3 x H x W to the nodes' probabilities B x L x K and their weights B x L."""
         output = super().forward(x)
         logits = torch.cat([output["aux_logits"], output["logits"].unsqueeze(1)], dim=1)
+        equal = torch.full_like(logits[:, :, 0], 1 / logits.shape[1])
         probabilities = torch.sigmoid(logits) if self.multi_label else torch.softmax(logits, dim=2)
-        if "beta" in output:
-            return probabilities, output["beta"]
-        return probabilities, torch.full_like(logits[:, :, 0], 1 / logits.shape[1])
+        return probabilities, output.get("beta", equal)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:  # type: ignore[override]
         """Image B x 3 x H x W to logits B x K, whose softmax (sigmoid) is the weighted mean of the nodes."""
-        probabilities, weights = self.node_probabilities(x)
-        return self.logits_of(ensemble(probabilities, weights))
+        return self.logits_of(ensemble(*self.node_probabilities(x)))
 
     def logits_of(self, probabilities: torch.Tensor) -> torch.Tensor:
         """Probabilities B x K to logits that have them as their softmax or sigmoid."""
-        tiny = torch.finfo(probabilities.dtype).tiny
+        smallest = torch.finfo(probabilities.dtype)
         if self.multi_label:
-            return torch.logit(probabilities, eps=torch.finfo(probabilities.dtype).eps)
-        return probabilities.clamp_min(tiny).log()
+            return torch.logit(probabilities, eps=smallest.eps)
+        return probabilities.clamp_min(smallest.tiny).log()
 
 
 def ensemble(probabilities: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
@@ -172,9 +167,8 @@ def _check_nodes(method: str, output_nodes: Sequence[str]) -> tuple[int, ...]:
     if len(set(names)) != len(names) or "C4" not in names:
         raise ValueError(f"output_nodes is {names}: expected C4 and any of C1, C2, C3, each once")
     if method == "baseline" and names != ["C4"]:
-        raise ValueError(
-            f"method='baseline' has the classifier C4 alone, and output_nodes is {names}: use ['C4'], or method='dsn'"
-        )
+        allowed = "use ['C4'], or method='dsn'"
+        raise ValueError(f"method='baseline' has the classifier C4 alone, and output_nodes is {names}: {allowed}")
     if method == "dks" and set(names) != {"C2", "C3", "C4"}:
         raise ValueError(f"method='dks' has branches at C2 and C3 beside C4, and output_nodes is {names}")
     if method != "baseline" and len(names) == 1:

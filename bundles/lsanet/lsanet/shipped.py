@@ -19,11 +19,8 @@ from .network import LSANet, NodeEnsemble, ensemble
 def build_shipped(info: Mapping[str, Any], **changes: Any) -> nn.Module:
     """The network that `model.pt` has the weights of: image B x 3 x H x W to logits B x K.
 
-    The backbone with its classifier C4, as fast as a plain one; with `keep_nodes` the ensemble of all nodes.
-
-    Args:
-        info: Content of `model.json`: `task`, `classes`, `keep_nodes` and the arguments of `network.LSANet`.
-        changes: Arguments of `network.LSANet` that override it.
+    The backbone with its classifier C4, as fast as a plain one; with `keep_nodes` the ensemble of all nodes. Arguments
+    as of `model_info.network_arguments`; `info` has `task` and `keep_nodes` too.
     """
     arguments = network_arguments(LSANet, info, changes)
     if info["keep_nodes"]:
@@ -47,12 +44,10 @@ class NodeInferer(AutocastInferer):
         super().__init__(amp=amp)
         self.disagreement: torch.Tensor | None = None
 
-    def __call__(
-        self, inputs: torch.Tensor, network: Callable[..., torch.Tensor], *args: Any, **kwargs: Any
-    ) -> torch.Tensor:
+    def __call__(self, inputs: torch.Tensor, network: Callable[..., torch.Tensor], *args: Any, **kwargs: Any) -> Any:
         """Image B x 3 x H x W to logits B x K."""
+        self.disagreement = None
         if not isinstance(network, NodeEnsemble):
-            self.disagreement = None
             return super().__call__(inputs, network, *args, **kwargs)
         probabilities, weights = super().__call__(inputs, network.node_probabilities)
         self.disagreement = node_disagreement(probabilities, weights, network.multi_label)
@@ -62,12 +57,8 @@ class NodeInferer(AutocastInferer):
 def node_disagreement(probabilities: torch.Tensor, weights: torch.Tensor, multi_label: bool = False) -> torch.Tensor:
     """Generalised Jensen-Shannon divergence of the nodes' predictions, in 0 (they agree) to 1.
 
-    H(sum_l w_l p_l) - sum_l w_l H(p_l), the entropies over log K; for multi-label the mean over the labels.
-
-    Args:
-        probabilities: B x L x K.
-        weights: B x L, rows sum to 1.
-        multi_label: Whether the K probabilities are independent.
+    H(sum_l w_l p_l) - sum_l w_l H(p_l), the entropies over log K; for multi-label the mean over the labels. From
+    probabilities B x L x K and weights B x L, whose rows sum to 1, to (B,).
     """
     joint = normalised_entropy(ensemble(probabilities, weights), multi_label)
     own = normalised_entropy(probabilities, multi_label)
@@ -75,19 +66,9 @@ def node_disagreement(probabilities: torch.Tensor, weights: torch.Tensor, multi_
 
 
 def predict(
-    network: nn.Module,
-    loader: Iterable[Any],
-    *,
-    prepare_batch: Callable[..., Any],
-    device: Any,
-    amp: bool | str = False,
+    network: nn.Module, loader: Iterable[Any], *, prepare_batch: Callable[..., Any], device: Any, amp: bool | str
 ) -> dict[str, torch.Tensor]:
-    """Run a shipped network over a loader.
-
-    Returns:
-        On the CPU, `logits` (float32 N x K) and, if the network keeps its nodes, their disagreement as `uncertainty`
-        (N,).
-    """
+    """Run a shipped network over a loader: `logits` N x K, with kept nodes also `uncertainty` (N,), on the CPU."""
     inferer = NodeInferer(amp=amp)
 
     def keep(logits: torch.Tensor) -> dict[str, torch.Tensor]:

@@ -18,8 +18,7 @@ class Preprocess:
 
     Args:
         image_size: Pixels a side.
-        keep_aspect: Whether an image that is not square is padded with black to a square, centred. If not, it is
-            squeezed.
+        keep_aspect: Whether an image that is not square is padded with black, centred, rather than squeezed.
         mean: Per channel, of the range 0..1; subtracted.
         std: Per channel; divided by.
 
@@ -39,8 +38,7 @@ class Preprocess:
             raise ValueError(f"mean={list(mean)}, std={list(std)}: expected three numbers each, std above 0")
         self.image_size = image_size
         self.keep_aspect = keep_aspect
-        self.mean = torch.tensor(mean, dtype=torch.float32)[:, None, None]
-        self.std = torch.tensor(std, dtype=torch.float32)[:, None, None]
+        self.mean, self.std = (torch.tensor(v, dtype=torch.float32)[:, None, None] for v in (mean, std))
 
     def __call__(self, image: torch.Tensor) -> torch.Tensor:
         """Image of 1 or 3 channels in 0..255, uint8 or float, to float32 with 3 channels."""
@@ -58,9 +56,8 @@ class Preprocess:
         size = (self.image_size, self.image_size)
         if image.shape[-2:] == size:
             return image
-        batch = image if image.ndim == 4 else image[None]
-        batch = F.interpolate(batch, size, mode="bilinear", antialias=True, align_corners=False)
-        return batch if image.ndim == 4 else batch[0]
+        batch = F.interpolate(image[None] if image.ndim == 3 else image, size, mode="bilinear", antialias=True)
+        return batch.view(*image.shape[:-2], *size)
 
 
 class Augment:
@@ -88,7 +85,7 @@ class Augment:
             return image
         count = image.shape[0]
         angle = _uniform(count, torch.pi / 18)
-        mirror = _sign(count)
+        mirror = torch.randint(2, (count,)) * 2.0 - 1.0
         if self.kind == "dihedral":
             angle = angle + torch.pi / 2 * torch.randint(4, (count,))
         scale = 1 + _uniform(count, 0.1)
@@ -105,17 +102,8 @@ def _uniform(shape: int | tuple[int, ...], bound: float) -> torch.Tensor:
     return (torch.rand(shape) * 2 - 1) * bound
 
 
-def _sign(count: int) -> torch.Tensor:
-    return torch.randint(2, (count,)) * 2.0 - 1.0
-
-
 class PrepareBatch:
-    """Ignite's `prepare_batch`: batch to the device as it is stored, then preprocessed, then augmented there.
-
-    Args:
-        preprocess: A `Preprocess`.
-        augment: An `Augment`, in training.
-    """
+    """Ignite's `prepare_batch`: batch to the device as it is stored, then preprocessed, then in training augmented."""
 
     def __init__(self, preprocess: Preprocess, augment: Augment | None = None) -> None:
         self.preprocess = preprocess
