@@ -419,7 +419,7 @@ def settings_of(**changes):
     ],
 )
 def test_settings(changes, parts):
-    with pytest.raises(RuntimeError, match=r"Failed to instantiate component 'lsanet\.settings") as caught:
+    with pytest.raises(RuntimeError, match=r"Failed to instantiate component 'label_efficient\.settings") as caught:
         settings_of(**changes)
     assert isinstance(caught.value.__cause__, SettingsError)
     says(caught.value.__cause__, *parts)
