@@ -8,20 +8,8 @@ from monai.bundle import ConfigParser
 
 # Written into a parsed config by MONAI's experiment tracking and by MONAI Label: nobody's typing error.
 CONSUMER_KEYS = frozenset(
-    {
-        "_meta_",
-        "tracking_uri",
-        "experiment_name",
-        "run_name",
-        "save_execute_config",
-        "is_not_rank0",
-        "multi_gpu",
-        "displayable_configs",
-        "use_click",
-        "class_names",
-        "help",
-        "h",
-    }
+    """_meta_ tracking_uri experiment_name run_name save_execute_config is_not_rank0 multi_gpu displayable_configs
+    use_click class_names help h""".split()
 )
 
 
@@ -49,8 +37,7 @@ def read_words(defaults: Mapping[str, Any]) -> None:
     given = config_being_parsed() or {}
     words = {"true": True, "false": False, "null": None, "none": None}
     for name, default in defaults.items():
-        value = given.get(name)
-        word = value
+        value = word = given.get(name)
         computed = isinstance(default, str) and default[:1] == "$"
         if isinstance(value, str) and (isinstance(default, bool) or default is None or computed):
             word = words.get(value.lower(), value)
@@ -92,10 +79,7 @@ def handed_over() -> dict[str, list[dict[str, Any]]] | None:
     Raises:
         ValueError: If it has handed over the list of one of the two only, or an empty one.
     """
-    parser = _calling_parser()
-    if parser is None:
-        return None
-    lists = {n: parser.get(f"{k}::dataset::data") for n, k in (("train", "train"), ("val", "validate"))}
+    lists = {name: _given(f"{key}::dataset::data") for name, key in (("train", "train"), ("val", "validate"))}
     if not any(isinstance(content, list) for content in lists.values()):
         return None
     for name, content in lists.items():
@@ -109,11 +93,10 @@ def changes_of_consumers() -> dict[str, Any]:
 
     Federated learning and MONAI Label change the trainer and its data directly.
     """
-    parser = _calling_parser()
     changes: dict[str, Any] = {}
-    if parser is not None and isinstance(epochs := parser.get("train::trainer::max_epochs"), int):
+    if isinstance(epochs := _given("train::trainer::max_epochs"), int):
         changes["max_epochs"] = epochs
-    if parser is not None and isinstance(parser.get("train::dataset::data"), list):
+    if isinstance(_given("train::dataset::data"), list):
         changes["dataset"] = "handed over by another program"
     return changes
 
@@ -135,6 +118,11 @@ def show_cause_last() -> None:
         print(f"\nERROR: {type(cause).__name__}: {cause}", file=sys.stderr)
 
     sys.excepthook = hook
+
+
+def _given(key: str) -> Any:
+    parser = _calling_parser()
+    return None if parser is None else parser.get(key)
 
 
 def _calling_parser() -> ConfigParser | None:

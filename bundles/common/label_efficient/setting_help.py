@@ -28,15 +28,9 @@ def _value(value: Any) -> str:
     return f"`{value}`" if isinstance(value, str) else json.dumps(value)
 
 
-def help_text(model: type[SettingsModel], defaults: Mapping[str, Any], config_name: str) -> str:
-    """The settings with default, range and one line each, grouped, the method's own first.
-
-    Args:
-        model: What they may be.
-        defaults: Values by name, as the config file has them, in its order.
-        config_name: Name of the config file.
-    """
-    lines = [f"The settings of {config_name}: give any as --name value"]
+def help_text(model: type[SettingsModel], defaults: Mapping[str, Any]) -> str:
+    """The settings with default (as in the config file), range and one line each, grouped, the method's own first."""
+    lines = [f"The settings of {model.config_name}: give any as --name value"]
     for group in (METHOD, DATA, TRAINING, RUN):
         names = [n for n in defaults if n in model.model_fields and facts(model.model_fields[n])["group"] == group]
         lines += ["", group.upper()] if names else []

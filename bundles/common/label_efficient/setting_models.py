@@ -1,7 +1,7 @@
 """What the settings of a run may be: one model of those that the bundles share, which each bundle extends."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, ValidationError, field_validator
@@ -61,8 +61,12 @@ def expectation(field: FieldInfo) -> str:
 
 
 class SettingsModel(BaseModel):
-    """Settings with their types and bounds. No value is coerced: neither "3" nor true is a number."""
+    """Settings with their types and bounds. No value is coerced: neither "3" nor true is a number.
 
+    `config_name` is the file that they stand in.
+    """
+
+    config_name: ClassVar[str]
     model_config = ConfigDict(strict=True, allow_inf_nan=False, arbitrary_types_allowed=True)
 
     @field_validator("*")
@@ -84,6 +88,15 @@ class SettingsModel(BaseModel):
                     + ", ".join(map(repr, values))
                 )
         return problems
+
+    @classmethod
+    def for_released_weights(cls, info: Mapping[str, Any]) -> dict[str, Any]:
+        """Settings by name that the released weights, described by `info`, need.
+
+        A program that hands over its own images, such as MONAI Label, leaves no room for settings, and puts the weights
+        into whatever network there is.
+        """
+        return {}
 
 
 def problems_of(model: type[SettingsModel], values: Mapping[str, Any], changed: Mapping[str, Any]) -> list[str]:
@@ -131,6 +144,7 @@ class _AnyRun(SettingsModel):
 class TrainingSettings(_AnyRun):
     """Settings of `train.json` that all bundles have."""
 
+    config_name = "train.json"
     dataset: str = setting(
         "`demo`, `datalist`, or the path of a list (`.json`, `.csv`) or of a folder with `images.csv`", DATA,
         min_length=1,
@@ -201,6 +215,7 @@ class ClassifierTraining(TrainingSettings):
 class InferenceSettings(_AnyRun):
     """Settings of `inference.json` that all bundles have."""
 
+    config_name = "inference.json"
     dataset_dir: str | None = setting("the images to predict: a folder, or one file", DATA, min_length=1)
     datalist: str | None = setting("instead: a list of files", DATA, min_length=1)
     batch_size: int = setting("images per step", RUN, ge=1)

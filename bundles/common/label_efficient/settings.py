@@ -1,6 +1,7 @@
 """The settings of a run: read from the config that is being parsed, checked, each known by name."""
 
 import difflib
+import inspect
 import json
 import sys
 from collections.abc import Iterable, Mapping
@@ -8,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from label_efficient import monai_bridge
+from label_efficient.files import read_json
 from label_efficient.setting_help import help_text
 from label_efficient.setting_models import SettingsModel, problems_of
 from label_efficient.versions import check_copy
@@ -29,7 +31,7 @@ class Settings(dict):
         self.bundle_root = bundle_root
 
 
-def read_settings(bundle_root: str, config_name: str, model: type[SettingsModel]) -> Settings:
+def read_settings(bundle_root: str, model: type[SettingsModel]) -> Settings:
     """Read and check the settings of the config that is being parsed; with `--help`, print them and exit.
 
     Called from within a config. Settings are the keys that stand before `bundle_root` in the config file. MONAI
@@ -37,25 +39,28 @@ def read_settings(bundle_root: str, config_name: str, model: type[SettingsModel]
 
     Args:
         bundle_root: Folder of the bundle.
-        config_name: Which file has the defaults, "train.json" or "inference.json".
-        model: What the settings may be.
+        model: What the settings may be, and in which config file they stand.
 
     Raises:
         SettingsError: Naming all the settings at fault; for an unknown one, the nearest known one.
     """
     monai_bridge.show_cause_last()
-    check_copy(sys.modules[model.__module__].__file__, bundle_root)
+    check_copy(inspect.getfile(model), bundle_root)
     folder = Path(bundle_root) / "configs"
     files = {p.name: json.loads(p.read_text(encoding="utf-8")) for p in sorted(folder.glob("*.json"))}
-    defaults = files[config_name]
+    defaults = files[model.config_name]
     names = setting_names(defaults)
     if monai_bridge.asks_for_help():
-        print(help_text(model, {name: defaults[name] for name in names}, config_name))
+        print(help_text(model, {name: defaults[name] for name in names}))
         sys.exit(0)
+    if monai_bridge.handed_over() is not None:
+        released = Path(bundle_root) / "models" / "model.json"
+        info = read_json(released, "the description of the released weights") if released.is_file() else {}
+        monai_bridge.put_into_config(model.for_released_weights(info))
     monai_bridge.read_words(defaults)
     config = monai_bridge.config_being_parsed()
     given = defaults if config is None else config
-    if problems := _unknown(given, files) or _without_effect(given, files, config_name):
+    if problems := _unknown(given, files) or _without_effect(given, files, model.config_name):
         raise SettingsError("; ".join(problems))
     values = {name: defaults[name] if config is None else monai_bridge.resolved(name) for name in names}
     settings = Settings(values, {n: values[n] for n in names if given.get(n) != defaults[n]}, bundle_root)
@@ -78,16 +83,13 @@ def setting_names(config: Mapping[str, Any]) -> list[str]:
 def _unknown(given: Iterable[str], files: Mapping[str, Mapping[str, Any]]) -> list[str]:
     known = {key.lstrip("+~"): None for name in files if name != "metadata.json" for key in files[name]}
     allowed = known.keys() | files.get("metadata.json", {}).keys() | monai_bridge.CONSUMER_KEYS
-    problems = []
-    for key in given:
-        if key[0] != "_" and key.lstrip("+~").split("#")[0].split("::")[0] not in allowed:
-            near = difflib.get_close_matches(key, known, n=1, cutoff=0.4)
-            hint = f"did you mean {near[0]!r}? " if near else ""
-            problems.append(
-                f"unknown setting {key!r}: {hint}--help true lists the settings (a key of your own starts with an "
-                "underscore)"
-            )
-    return problems
+    unknown = [k for k in given if k[0] != "_" and k.lstrip("+~").split("#")[0].split("::")[0] not in allowed]
+    near = {k: difflib.get_close_matches(k, known, n=1, cutoff=0.4) for k in unknown}
+    return [
+        f"unknown setting {k!r}: {f'did you mean {near[k][0]!r}? ' if near[k] else ''}--help true lists the settings "
+        "(a key of your own starts with an underscore)"
+        for k in unknown
+    ]
 
 
 def _without_effect(given: Mapping[str, Any], files: Mapping[str, Mapping[str, Any]], config_name: str) -> list[str]:

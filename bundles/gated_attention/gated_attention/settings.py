@@ -1,12 +1,9 @@
 """The settings of the gated attention bundle: what each may be, and which have an effect with which others."""
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from label_efficient.engine.schedules import LR_SCHEDULES
-from label_efficient.files import read_json
-from label_efficient.monai_bridge import handed_over, put_into_config
 from label_efficient.networks.backbones import BACKBONES, check_image_size
 from label_efficient.setting_models import (
     DATA,
@@ -19,7 +16,6 @@ from label_efficient.setting_models import (
     LrStep,
     setting,
 )
-from label_efficient.settings import Settings, read_settings
 
 from .attention import ATTENTIONS
 from .losses import lambda_at
@@ -40,7 +36,7 @@ class Training(ClassifierTraining):
         "folder of Pascal-VOC XML files, or a CSV, with boxes in the test images", DATA, min_length=1
     )
     method: str = setting("`global`: the global branch alone", options=METHODS)
-    attention: str = setting("what chooses the instances, see the table above", options=ATTENTIONS)
+    attention: str = setting("what chooses the instances", options=ATTENTIONS)
     global_backbone: str = setting("the network that sees the small copy", options=BACKBONES)
     instance_backbone: str = setting("the network that sees the instances", options=BACKBONES, only_with=_FUSION)
     num_instances: int = setting("K", ge=1, only_with=_FUSION)
@@ -91,27 +87,16 @@ class Training(ClassifierTraining):
             problems.append("reference_boxes has no effect with dataset='demo': give dataset too")
         return problems + _problems_of_lambda(self) + _problems_of_sizes(self)
 
+    @classmethod
+    def for_released_weights(cls, info: Mapping[str, Any]) -> dict[str, Any]:
+        """Their network: another threshold or other boxes would not be noticed, and other figures come out."""
+        return {name: info[name] for name in OF_THE_NETWORK if name in info}
+
 
 class Inference(InferenceSettings):
     """Settings of `inference.json`."""
 
     overlays: bool = setting("attention, boxes and crops as pictures")
-
-
-def training_settings(bundle_root: str) -> Settings:
-    """Read and check the settings of `train.json` and its overlays."""
-    _take_released_network(bundle_root)
-    return read_settings(bundle_root, "train.json", Training)
-
-
-def _take_released_network(bundle_root: str) -> None:
-    # MONAI Label hands over images and puts the released weights into whatever network there is: another threshold or
-    # other boxes would not be noticed, and other figures come out.
-    released = Path(bundle_root) / "models" / "model.json"
-    if handed_over() is None or not released.is_file():
-        return
-    info = read_json(released, "the description of the released weights")
-    put_into_config({name: info[name] for name in OF_THE_NETWORK if name in info})
 
 
 def _problems_of_lambda(settings: Training) -> list[str]:
@@ -156,8 +141,3 @@ def _problems_of_sizes(settings: Training) -> list[str]:
         except ValueError as error:
             problems.append(str(error).replace("image_size", size))
     return problems
-
-
-def inference_settings(bundle_root: str) -> Settings:
-    """Read and check the settings of `inference.json`."""
-    return read_settings(bundle_root, "inference.json", Inference)

@@ -14,7 +14,6 @@ from label_efficient.setting_models import (
     KeepAspect,
     setting,
 )
-from label_efficient.settings import Settings, read_settings
 
 from .layer_attention import LSA_VARIANTS
 from .network import METHODS, METHODS_WITH_LSA, METHODS_WITH_SYNERGY
@@ -82,13 +81,3 @@ class Inference(InferenceSettings):
     """Settings of `inference.json`."""
 
     saliency: bool = setting("Grad-CAM overlays")
-
-
-def training_settings(bundle_root: str) -> Settings:
-    """Read and check the settings of `train.json` and its overlays."""
-    return read_settings(bundle_root, "train.json", Training)
-
-
-def inference_settings(bundle_root: str) -> Settings:
-    """Read and check the settings of `inference.json`."""
-    return read_settings(bundle_root, "inference.json", Inference)

@@ -1,12 +1,9 @@
 """The settings of the multimix bundle: what each may be, and which have an effect with which method."""
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from label_efficient.engine.schedules import LR_SCHEDULES
-from label_efficient.files import read_json
-from label_efficient.monai_bridge import handed_over, put_into_config
 from label_efficient.setting_models import (
     DATA,
     RUN,
@@ -20,7 +17,6 @@ from label_efficient.setting_models import (
     TrainingSettings,
     setting,
 )
-from label_efficient.settings import Settings, read_settings
 
 from .augment import AUGMENTATIONS
 from .network import METHODS, check_image_size
@@ -45,7 +41,7 @@ class Training(TrainingSettings):
         "training images that keep their mask; null: all", DATA, ge=1, only_with=_SEGMENTS
     )
     reuse_labelled: bool = setting("labelled images are in the unlabelled streams too", only_with=_PSEUDO_LABELS)
-    method: str = setting("one of the seven above", options=METHODS)
+    method: str = setting("what is trained: one task alone, or both, with or without labels", options=METHODS)
     dropout: float = setting("after each block of the encoder", ge=0, lt=1)
     confidence_threshold: float = setting(
         "t, from which on a pseudo-label counts", ge=0, le=1, only_with=_PSEUDO_LABELS
@@ -68,7 +64,9 @@ class Training(TrainingSettings):
         "views of the images with a class", TRAINING, options=AUGMENTATIONS, only_with=_CLASSIFIES
     )
     average_decay: AverageDecay
-    steps_per_epoch: int | None = setting("null: one pass, see streams", TRAINING, ge=1)
+    steps_per_epoch: int | None = setting(
+        "null: one pass over the unlabelled images for classification, or else over the longest stream", TRAINING, ge=1
+    )
     batch_size: int = setting("images of each stream per step and process", TRAINING, ge=1)
     lr_schedule: str = setting(
         "`one_cycle`: up from 1/25 in the first quarter of the run, down along a cosine", TRAINING,
@@ -89,35 +87,16 @@ class Training(TrainingSettings):
             problems.append(str(error))
         return problems
 
+    @classmethod
+    def for_released_weights(cls, info: Mapping[str, Any]) -> dict[str, Any]:
+        """Their network goes on learning masks; without one that segments, only the U-Net learns from masks alone."""
+        if not METHODS.get(info.get("method", ""), METHODS["enc"]).segments:
+            return {"method": "unet"}
+        return {n: info[n] for n in ("method", "image_size", "keep_aspect") if n in info} | {"pretrained": True}
+
 
 class Inference(InferenceSettings):
     """Settings of `inference.json`."""
 
     saliency: bool = setting("saliency maps over the images")
     overlays: bool = setting("outlines of the lungs on the images")
-
-
-def training_settings(bundle_root: str) -> Settings:
-    """Read and check the settings of `train.json` and its overlays."""
-    _adapt_to_masks_alone(bundle_root)
-    return read_settings(bundle_root, "train.json", Training)
-
-
-def _adapt_to_masks_alone(bundle_root: str) -> None:
-    # MONAI Label hands over images with masks and knows no classes. The released network goes on learning masks, if
-    # there is one; without one, only the U-Net can learn from masks alone.
-    if handed_over() is None:
-        return
-    released = Path(bundle_root) / "models" / "model.json"
-    info = read_json(released, "the description of the released weights") if released.is_file() else {}
-    given = {name: info[name] for name in ("method", "image_size", "keep_aspect") if name in info} | {
-        "pretrained": True
-    }
-    if not METHODS.get(info.get("method", ""), METHODS["enc"]).segments:
-        given = {"method": "unet"}
-    put_into_config(given)
-
-
-def inference_settings(bundle_root: str) -> Settings:
-    """Read and check the settings of `inference.json`."""
-    return read_settings(bundle_root, "inference.json", Inference)
