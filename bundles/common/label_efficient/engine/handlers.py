@@ -1,5 +1,6 @@
 """Ignite handlers that every bundle attaches."""
 
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -26,6 +27,7 @@ class OutputAsList:
         engine.state.output = [output]  # type: ignore[assignment]
 
 
+@dataclass(eq=False)
 class BuffersOfFirstRank:
     """Before an evaluation gives all processes the batch statistics of rank 0, whose weights are shipped.
 
@@ -36,8 +38,7 @@ class BuffersOfFirstRank:
         network: That is evaluated, not wrapped.
     """
 
-    def __init__(self, network: torch.nn.Module) -> None:
-        self.network = network
+    network: torch.nn.Module
 
     def attach(self, engine: Engine) -> None:
         """Register on the evaluator."""

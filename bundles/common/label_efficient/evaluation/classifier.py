@@ -41,10 +41,6 @@ class ClassifierEvaluation(RunEvaluation[Outcome]):
     def last_weights(self, trained: Mapping[str, Any]) -> Mapping[str, torch.Tensor]:
         """Weights of the shipped network, out of the content of a checkpoint."""
 
-    def more_metrics(self, outcomes: Mapping[str, Outcome]) -> dict[str, Any]:
-        """Further content of `metrics.json`."""
-        return {}
-
     def sections(self) -> list[str]:
         """Validation and test."""
         return ["val", "test"]
@@ -79,21 +75,16 @@ class ClassifierEvaluation(RunEvaluation[Outcome]):
             figures["operating_point"] = {"validation": self.operating_point, "test": found}
         return figures
 
-    def _metrics(self, outcomes: Mapping[str, Outcome]) -> dict[str, Any]:
-        metrics = super()._metrics(outcomes) | self.more_metrics(outcomes)
-        last = self._last_epoch()
-        return metrics if last is None else metrics | {"last_epoch": last}
-
-    def _last_epoch(self) -> dict[str, Any] | None:
+    def more_metrics(self, outcomes: Mapping[str, Outcome]) -> dict[str, Any]:
         """Test figures of the last epoch beside the chosen one's: the choice decides how much of a gain is left."""
         path = self.output_dir / "checkpoint.pt"
         if not path.is_file() or self.ckpt_path.parent != self.output_dir:
-            return None
+            return {}
         state = torch.load(path, map_location="cpu", weights_only=True)
         self.network.load_state_dict(self.last_weights(state))
         last = self.at_temperature(self.outcome("test"), self.temperature)
         load_weights(self.network, self.ckpt_path)
-        return {"epoch": state["trainer"]["epoch"], "test": self.summary(last)}
+        return {"last_epoch": {"epoch": state["trainer"]["epoch"], "test": self.summary(last)}}
 
     def rows(self, outcomes: Mapping[str, Outcome]) -> list[dict[str, Any]]:
         """The test images, with their labels."""

@@ -55,7 +55,12 @@ def load_imagenet(backbone: Backbone, address: str = ADDRESS) -> None:
             raise
         path = Path(torch.hub.get_dir()) / "checkpoints" / FILES[name]
         raise ValueError(f"pretrained=true: {path} is damaged ({str(error)[:200]}): delete it and try again") from error
-    _load_matching(backbone, imagenet_names(weights, name), url)
+    outcome = backbone.load_state_dict(imagenet_names(weights, name), strict=False)
+    # Attention modules and the classifier are not in ImageNet's weights; anything else missing is a mistake.
+    new = ("fc.", "class_layers.")
+    missing = [k for k in outcome.missing_keys if ".attention." not in k and not k.startswith(new)]
+    if missing or outcome.unexpected_keys:
+        raise ValueError(f"{url} does not fit: missing {missing[:5]}, unexpected {outcome.unexpected_keys[:5]}")
 
 
 def imagenet_names(weights: Mapping[str, torch.Tensor], backbone: str) -> dict[str, torch.Tensor]:
@@ -66,12 +71,3 @@ def imagenet_names(weights: Mapping[str, torch.Tensor], backbone: str) -> dict[s
     # denselayer1.norm.1.weight in the published files, denselayer1.layers.norm1.weight in MONAI's network.
     pattern = re.compile(r"(denselayer\d+)\.(norm|conv)\.?([12])\.")
     return {pattern.sub(r"\1.layers.\2\3.", k): v for k, v in kept.items()}
-
-
-def _load_matching(backbone: Backbone, weights: Mapping[str, torch.Tensor], source: str) -> None:
-    outcome = backbone.load_state_dict(dict(weights), strict=False)
-    # Attention modules and the classifier are not in ImageNet's weights; anything else missing is a mistake.
-    new = ("fc.", "class_layers.")
-    missing = [k for k in outcome.missing_keys if ".attention." not in k and not k.startswith(new)]
-    if missing or outcome.unexpected_keys:
-        raise ValueError(f"{source} does not fit: missing {missing[:5]}, unexpected {outcome.unexpected_keys[:5]}")

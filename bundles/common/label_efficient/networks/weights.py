@@ -61,13 +61,10 @@ def check_model_info(ckpt_path: Path, expected: Mapping[str, Any]) -> None:
         FileNotFoundError: If the description is missing.
         ValueError: If it says otherwise.
     """
-    info_path = ckpt_path.with_suffix(".json")
-    if not info_path.is_file():
-        raise FileNotFoundError(
-            f"ckpt_path: {info_path} is missing: it says which classes and settings {ckpt_path.name} was trained with. "
-            "Train first, or keep the two files together"
-        )
-    info = read_json(info_path, "the description of the weights")
+    info = read_json(
+        ckpt_path.with_suffix(".json"),
+        f"the classes and settings that {ckpt_path.name} was trained with: train first, or keep the two files together",
+    )
     differing = [
         f"{name} was {info.get(name)!r} and is {value!r}" for name, value in expected.items() if info.get(name) != value
     ]

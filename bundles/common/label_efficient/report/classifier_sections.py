@@ -118,7 +118,7 @@ def class_section(
     folder: Path,
     shown: ClassifiedImages,
     per_class: Sequence[Mapping[str, Any]],
-    counts: Sequence[Sequence[int]] | None,
+    counts: Sequence[Sequence[int]],
 ) -> Section:
     """Figures by class, confusion matrix and ROC curves.
 
@@ -126,11 +126,11 @@ def class_section(
         folder: Where to draw.
         shown: The images.
         per_class: Figures of each class, by name.
-        counts: Confusion matrix K x K, rows are true classes; None for several labels an image.
+        counts: Confusion matrix K x K, rows are true classes; not drawn for several labels an image.
     """
     rows = [list(row.values()) for row in per_class]
     blocks = [table(list(per_class[0]), rows, f"By class, {shown.where}")]
-    if counts is not None:
+    if not shown.multi_label:
         path = folder / "confusion_matrix.png"
         save_confusion_matrix(path, counts=np.asarray(counts), classes=shown.classes)
         blocks.append(figure(path, f"Confusion matrix, {shown.where}"))
