@@ -8,7 +8,7 @@ import torch
 
 import label_efficient
 from label_efficient.networks.backbones import BACKBONES, build_backbone, check_image_size
-from label_efficient.networks.block_attention import ATTENTIONS
+from label_efficient.networks.block_attention import ATTENTIONS, build_attention
 from lsanet.losses import LSANetLoss
 from lsanet.network import LSANet
 
@@ -173,9 +173,7 @@ def test_unknown_names_are_refused_with_the_known_ones():
 @pytest.mark.parametrize(("name", "blocks"), [("resnet34", 16), ("resnet50", 16)])
 def test_attention_sits_in_every_residual_block(name, blocks, attention):
     plain, with_attention = meta_backbone(name), meta_backbone(name, attention=attention)
-    kind = {"se": "SqueezeExcitation", "cbam": "CBAM", "eca": "EfficientChannelAttention"}
-    kind |= {"srm": "StyleRecalibration", "simam": "SimAM"}
-    found = [m for m in with_attention.modules() if type(m).__name__ == kind[attention]]
+    found = [m for m in with_attention.modules() if type(m) is type(build_attention(attention, 64))]
     assert len(found) == blocks
     calls = []
     for module in found:

@@ -29,10 +29,5 @@ class MovingAverage:
 
     def attach(self, engine: Engine) -> None:
         """Register on the trainer."""
-        if self.average is not None:
-            engine.add_event_handler(Events.ITERATION_COMPLETED, self)
-
-    def __call__(self, engine: Engine) -> None:
-        """Take the step that has just been made into the average."""
-        if self.average is not None:
-            self.average.update_parameters(self.network)
+        if (average := self.average) is not None:
+            engine.add_event_handler(Events.ITERATION_COMPLETED, lambda: average.update_parameters(self.network))

@@ -20,14 +20,8 @@ logger = logging.getLogger(__name__)
 class BestWeights:
     """Writes `model.pt`, with `model.json` beside it, after every validation that is better than all before.
 
-    Args:
-        ckpt_dir: Folder of the two.
-        shipped: The module whose weights they are.
-        validator: Evaluator that has run when an epoch ends.
-        key_metric: Name of its metric that chooses, the larger the better.
-        model_info: Content of `model.json`: network, classes, preprocessing.
-        early_stop_patience: Stop after so many validations without a better one; 0 never stops.
-        val_interval: Validation runs every so many epochs.
+    Args as of `records.RunRecord`; `shipped` is the module whose weights they are. The run stops after
+    `early_stop_patience` validations without a better one; never with 0.
 
     Raises:
         ValueError: At the end of an epoch whose metric is not finite.

@@ -29,15 +29,9 @@ FREE_ON_RESUME = frozenset(
 class Checkpoint:
     """Writes `checkpoint.pt` after every epoch, whole or not at all, and restores a run from it.
 
-    It holds the state of the parts, of the gradient scaler, and of the random numbers of every rank. Only rank 0
-    writes. (MONAI's `CheckpointSaver` keeps no random states.)
-
-    Args:
-        path: Of the file.
-        parts: What has a state to be saved and restored, by name.
-        settings: Of the run.
-        data_sha256: Checksum of the data.
-        free_on_resume: Settings of the bundle's own that may be others in a resumed run, beside `FREE_ON_RESUME`.
+    It holds the state of the `parts`, of the gradient scaler, and of the random numbers of every rank. Only rank 0
+    writes. (MONAI's `CheckpointSaver` keeps no random states.) The settings of a resumed run must be the same, but for
+    `FREE_ON_RESUME` and those of the bundle's own that are `free_on_resume`.
     """
 
     path: Path

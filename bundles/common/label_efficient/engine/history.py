@@ -16,13 +16,9 @@ from label_efficient.files import write_csv
 
 @dataclass(kw_only=True, eq=False)
 class History:
-    """Adds a row for every epoch: the metrics as `train_...` and `val_...`, and the learning rate. Rank 0 writes.
+    """Adds a row for every epoch: the metrics as `train_...` and `val_...`, and the learning rate at its start.
 
-    Args:
-        output_dir: Folder of the run.
-        optimizer: Whose learning rate at the start of the epoch is recorded.
-        validator: Evaluator that has run when an epoch ends.
-        val_interval: It runs every so many epochs.
+    Args as of `records.RunRecord`. Rank 0 writes.
     """
 
     output_dir: Path

@@ -41,12 +41,5 @@ def rate_factor(schedule: str, epoch: float, *, max_epochs: int, lr_step: int = 
 
 
 def lr_scheduler(optimizer: Optimizer, schedule: str, *, steps_per_epoch: int = 1, **kwargs: Any) -> LambdaLR:
-    """Scheduler of an optimizer's learning rate.
-
-    Args:
-        optimizer: Whose rate falls.
-        schedule: As of `rate_factor`.
-        steps_per_epoch: How often it is asked in an epoch.
-        kwargs: As of `rate_factor`.
-    """
+    """Scheduler by `rate_factor`, which takes `kwargs`; it is asked `steps_per_epoch` times in an epoch."""
     return LambdaLR(optimizer, lambda step: rate_factor(schedule, step / steps_per_epoch, **kwargs))

@@ -20,18 +20,12 @@ SHOWN = ("acc", "auc", "macro_f1", "balanced_accuracy", "quadratic_kappa", "sens
 
 
 class ClassifierEvaluation(RunEvaluation[Outcome]):
-    """Evaluates the weights of a classifier's run on validation and test.
-
-    Args:
-        data: The data set.
-        target_specificity: For binary tasks: specificity at which the sensitivity is given.
-        kwargs: As of `RunEvaluation`.
-    """
+    """Evaluates the weights of a classifier's run on validation and test; arguments as of `RunEvaluation`."""
 
     data: ImageData
 
-    def __init__(self, *, data: ImageData, target_specificity: float = 0.95, **kwargs: Any) -> None:
-        super().__init__(data=data, task=data.task, target_specificity=target_specificity, **kwargs)
+    def __init__(self, *, data: ImageData, **kwargs: Any) -> None:
+        super().__init__(data=data, task=data.task, **kwargs)
 
     @abstractmethod
     def look(self, split: str) -> dict[str, torch.Tensor]:
@@ -40,10 +34,6 @@ class ClassifierEvaluation(RunEvaluation[Outcome]):
     @abstractmethod
     def last_weights(self, trained: Mapping[str, Any]) -> Mapping[str, torch.Tensor]:
         """Weights of the shipped network, out of the content of a checkpoint."""
-
-    def sections(self) -> list[str]:
-        """Validation and test."""
-        return ["val", "test"]
 
     def loader(self, dataset: Dataset) -> DataLoader:
         """Batches of a data set (which takes lists of positions) in its order."""
@@ -106,12 +96,8 @@ class ClassifierEvaluation(RunEvaluation[Outcome]):
         title = f"figures of epoch {metrics['chosen_epoch']}, chosen on validation AUC"
         show_table(title, side_by_side(SHOWN, columns))
         if "operating_point" in metrics:
-            point, found = metrics["operating_point"]["validation"], metrics["operating_point"]["test"]
             logger.info(
-                "at the threshold %.4f, chosen on validation for a specificity of %.2f: test sensitivity %.4f, "
-                "specificity %.4f",
-                point["threshold"],
-                point["target_specificity"],
-                found["sensitivity"],
-                found["specificity"],
+                "at the threshold %(threshold).4f, chosen on validation for a specificity of "
+                "%(target_specificity).2f: test sensitivity %(sensitivity).4f, specificity %(specificity).4f",
+                metrics["operating_point"]["validation"] | metrics["operating_point"]["test"],
             )

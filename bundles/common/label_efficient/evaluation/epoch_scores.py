@@ -50,12 +50,9 @@ class EpochScore(CumulativeIterationMetric):
 
 
 def score_handler(score: str, *, task: str, output_transform: Callable[[Any], Any]) -> IgniteMetricHandler:
-    """Handler that leaves a score of every epoch in an engine's metrics.
+    """Handler that leaves an `EpochScore` of every epoch in an engine's metrics.
 
-    Args:
-        score: As of `EpochScore`, like the task.
-        task: Of the data.
-        output_transform: The engine's output to probabilities and targets.
+    `output_transform` takes the engine's output to probabilities and targets.
     """
     metric = EpochScore(score=score, task=task)
     return IgniteMetricHandler(metric_fn=metric, output_transform=output_transform, save_details=False)

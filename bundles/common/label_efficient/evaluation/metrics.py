@@ -48,13 +48,7 @@ def undefined_classes(targets: ArrayLike, probabilities: ArrayLike, task: str, c
 
 
 def summary(targets: ArrayLike, probabilities: ArrayLike, task: str, classes: Sequence[str]) -> dict[str, float]:
-    """Figures over all classes.
-
-    Args:
-        targets: (N,), or N x K for several labels.
-        probabilities: N x K.
-        task: One of MedMNIST's task names.
-        classes: The K names.
+    """Figures over all classes, whose K names the log may need.
 
     Returns:
         `auc`, `acc`, `macro_f1`, `balanced_accuracy`, `ece`, `nll` and `n`; for ordinal classes also `quadratic_kappa`;

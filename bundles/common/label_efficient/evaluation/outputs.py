@@ -17,18 +17,11 @@ def collect_outputs(
     prepare_batch: Callable[..., Any],
     keep: Callable[[Any], Mapping[str, torch.Tensor]],
 ) -> dict[str, torch.Tensor]:
-    """Run a network over a loader, and keep what it says.
-
-    Args:
-        network: On the device.
-        loader: Of batches.
-        device: Where to compute.
-        inferer: As of MONAI's engines.
-        prepare_batch: The same.
-        keep: The network's output for a batch to what is kept of it: tensors by name, the batch first.
+    """Run a network that is on the device over a loader; `inferer` and `prepare_batch` are as of MONAI's engines.
 
     Returns:
-        By name, float32 on the CPU, all images in their order.
+        What `keep` keeps of the output for a batch (tensors by name, the batch first), float32 on the CPU, all images
+        in their order.
     """
     kept: dict[str, list[torch.Tensor]] = {}
     with eval_mode(network):

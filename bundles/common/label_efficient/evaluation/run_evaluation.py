@@ -102,9 +102,9 @@ class RunEvaluation(ABC, Generic[OutcomeT]):
     def expected_info(self) -> dict[str, Any]:
         """What the description of the weights must say, beside the classes."""
 
-    @abstractmethod
     def sections(self) -> list[str]:
         """Sections of the data that are evaluated; the first is `val`."""
+        return ["val", "test"]
 
     @abstractmethod
     def outcome(self, section: str) -> OutcomeT:

@@ -12,12 +12,7 @@ def threshold_at_specificity(targets: ArrayLike, probabilities: ArrayLike, speci
 
     An image is positive where its probability of the second class is at least the threshold. Candidates are
     the probabilities seen, as in a ROC curve; where even the largest leaves too many false positives, the
-    number just above it, at which no image is positive.
-
-    Args:
-        targets: (N,), both classes present.
-        probabilities: N x 2.
-        specificity: The least specificity wanted, between 0 and 1, both excluded.
+    number just above it, at which no image is positive. `targets` (N,) and `probabilities` N x 2 as of `metrics`.
 
     Returns:
         `threshold`, and the `sensitivity` and `specificity` that it has on these data.

@@ -15,7 +15,7 @@ def _bottleneck(channels: int) -> nn.Sequential:
     )
 
 
-class SqueezeExcitation(nn.Module):
+class _SqueezeExcitation(nn.Module):
     """SE (Hu et al. 2018): x * sigmoid(W2 relu(W1 avgpool(x))), reduction 16. Keeps B x C x H x W."""
 
     def __init__(self, channels: int) -> None:
@@ -23,11 +23,10 @@ class SqueezeExcitation(nn.Module):
         self.fc = _bottleneck(channels)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Rescale the channels of `x` (B x C x H x W)."""
         return x * torch.sigmoid(self.fc(x.mean(dim=(2, 3), keepdim=True)))
 
 
-class CBAM(nn.Module):
+class _CBAM(nn.Module):
     """CBAM (Woo et al. 2018): channel attention, then spatial attention (7x7). Keeps B x C x H x W."""
 
     def __init__(self, channels: int) -> None:
@@ -36,7 +35,6 @@ class CBAM(nn.Module):
         self.spatial = nn.Sequential(nn.Conv2d(2, 1, 7, padding=3, bias=False), nn.BatchNorm2d(1))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Rescale the channels, then the positions, of `x` (B x C x H x W)."""
         average = self.fc(x.mean(dim=(2, 3), keepdim=True))
         maximum = self.fc(x.amax(dim=(2, 3), keepdim=True))
         x = x * torch.sigmoid(average + maximum)
@@ -44,7 +42,7 @@ class CBAM(nn.Module):
         return x * torch.sigmoid(self.spatial(pooled))
 
 
-class EfficientChannelAttention(nn.Module):
+class _EfficientChannelAttention(nn.Module):
     """ECA (Wang et al. 2020): one 1-D convolution over the channels. Keeps B x C x H x W.
 
     The kernel is the odd number nearest to |log2(C) / 2 + 1 / 2| (their equation 12).
@@ -57,12 +55,11 @@ class EfficientChannelAttention(nn.Module):
         self.conv = nn.Conv1d(1, 1, kernel_size, padding=kernel_size // 2, bias=False)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Rescale the channels of `x` (B x C x H x W)."""
         weights = self.conv(x.mean(dim=(2, 3)).unsqueeze(1)).squeeze(1)
         return x * torch.sigmoid(weights)[:, :, None, None]
 
 
-class StyleRecalibration(nn.Module):
+class _StyleRecalibration(nn.Module):
     """SRM (Lee et al. 2019): linear map of each channel's (mean, std), batch norm. Keeps B x C x H x W."""
 
     def __init__(self, channels: int) -> None:
@@ -71,18 +68,16 @@ class StyleRecalibration(nn.Module):
         self.norm = nn.BatchNorm1d(channels)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Rescale the channels of `x` (B x C x H x W)."""
         # The variance with N in the denominator: a 1 x 1 map has a style (std 0), not a NaN.
         variance, mean = torch.var_mean(x, dim=(2, 3), correction=0)
         style = mean * self.weight[:, 0] + (variance + 1e-5).sqrt() * self.weight[:, 1]
         return x * torch.sigmoid(self.norm(style))[:, :, None, None]
 
 
-class SimAM(nn.Module):
+class _SimAM(nn.Module):
     """SimAM (Yang et al. 2021): parameter-free energy of every position. Keeps B x C x H x W."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Rescale every position of `x` (B x C x H x W)."""
         # A map of one position has no neighbours to compare with: its deviation and energy are 0.
         count = max(x.shape[2] * x.shape[3] - 1, 1)
         deviation = (x - x.mean(dim=(2, 3), keepdim=True)).square()
@@ -92,11 +87,11 @@ class SimAM(nn.Module):
 
 _MODULES: dict[str, Callable[[int], nn.Module]] = {
     "none": lambda channels: nn.Identity(),
-    "se": SqueezeExcitation,
-    "cbam": CBAM,
-    "eca": EfficientChannelAttention,
-    "srm": StyleRecalibration,
-    "simam": lambda channels: SimAM(),
+    "se": _SqueezeExcitation,
+    "cbam": _CBAM,
+    "eca": _EfficientChannelAttention,
+    "srm": _StyleRecalibration,
+    "simam": lambda channels: _SimAM(),
 }
 ATTENTIONS = tuple(_MODULES)
 
