@@ -222,14 +222,6 @@ def test_resnet_weights_have_torchvisions_names(name, blocks, convolutions):
     assert set(meta_backbone(name).state_dict()) == set(expected)
 
 
-def test_resnet_stem_is_the_imagenet_one():
-    shapes = {k: tuple(v.shape) for k, v in meta_backbone("resnet18", 1000).state_dict().items()}
-    assert shapes["conv1.weight"] == (64, 3, 7, 7)
-    assert shapes["layer2.0.downsample.0.weight"] == (128, 64, 1, 1)
-    assert shapes["layer4.1.conv2.weight"] == (512, 512, 3, 3)
-    assert shapes["fc.weight"] == (1000, 512)
-
-
 @pytest.mark.parametrize(
     ("name", "convolutions"),
     [
@@ -277,15 +269,6 @@ BIG = [pytest.param(name, "none", marks=pytest.mark.slow) for name in ("resnext1
 def test_every_network_of_the_paper_trains_a_step(backbone, attention):
     # 28 pixels leave 1 x 1 maps in a ResNet; DenseNet and VGG start a little above.
     train_one_step(backbone, attention, [max(28, SMALLEST.get(backbone, 1)), 64])
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    ("backbone", "attention"),
-    [(name, "none") for name in ("resnet18", "resnext50_32x4d", "densenet121", "vgg16")] + [("resnet34", "simam")],
-)
-def test_networks_train_a_step_at_224_pixels(backbone, attention):
-    train_one_step(backbone, attention, [224])
 
 
 def test_torchvision_is_not_imported():

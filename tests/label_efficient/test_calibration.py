@@ -52,11 +52,6 @@ def nll(logits, targets, multi_label):
 
 
 @pytest.mark.parametrize("multi_label", [False, True])
-def test_samples_of_the_model_itself_need_no_temperature(multi_label):
-    assert fit_temperature(*sample(multi_label), multi_label) == pytest.approx(1, abs=0.05)
-
-
-@pytest.mark.parametrize("multi_label", [False, True])
 @pytest.mark.parametrize("factor", [0.2, 3.0, 10.0])
 def test_a_known_factor_is_recovered(factor, multi_label):
     logits, targets = sample(multi_label)

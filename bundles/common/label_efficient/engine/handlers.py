@@ -33,9 +33,6 @@ class BuffersOfFirstRank:
 
     The network is evaluated without its distributed wrapper: that one exchanges buffers in every forward pass, and
     waits for ever where one process has a batch more than another.
-
-    Args:
-        network: That is evaluated, not wrapped.
     """
 
     network: torch.nn.Module

@@ -20,12 +20,8 @@ logger = logging.getLogger(__name__)
 class Opening:
     """Starts the log of a run and says what is about to happen.
 
-    Args:
-        data: The data set; of it are shown `source`, `task`, `counts()`, `remarks()` and, as warnings, `notes`.
-        settings: Of the run.
-        output_dir: Folder of the run; the log goes to `log_name` in it.
-        device: Where it will compute.
-        log_name: Name of the log file.
+    Of the data are shown `source`, `task`, `counts()`, `remarks()` and, as warnings, `notes`. The log goes to the file
+    `log_name` in `output_dir`.
     """
 
     data: Any

@@ -19,10 +19,8 @@ logger = logging.getLogger(__name__)
 class Progress:
     """Shows a run: a progress bar on a terminal, a plain line per epoch in the log.
 
-    Args:
-        validator: Evaluator that has run when the epoch's line is written.
-        key_metric: Its metric to show.
-        batch_size: Images per step and process.
+    Of the validator, which has run when the epoch's line is written, the key metric is shown; `batch_size` is per step
+    and process.
     """
 
     validator: Engine

@@ -54,7 +54,7 @@ def fit_temperature(logits: torch.Tensor, targets: np.ndarray, multi_label: bool
 
     Args:
         logits: N x K, of images that were not trained on.
-        targets: Class indices (N,), or 0/1 N x K with `multi_label`.
+        targets: Class indices (N,), or 0/1 N x K.
         multi_label: Whether the K columns are sigmoids of their own rather than one softmax.
 
     Returns:

@@ -117,10 +117,7 @@ def confusion(targets: ArrayLike, probabilities: ArrayLike, task: str) -> np.nda
 def expected_calibration_error(confidence: ArrayLike, correct: ArrayLike, bins: int = 15) -> float:
     """Mean distance between confidence and accuracy over bins of equal width, weighted by their counts.
 
-    Args:
-        confidence: Probabilities of the decisions, (N,). Bins are closed on the right; 0 is in the first.
-        correct: Whether each decision is right, (N,).
-        bins: Their number over [0, 1].
+    Of N decisions their probabilities, and whether they are right. Bins are closed on the right; 0 is in the first.
     """
     index = np.digitize(confidence, np.linspace(0, 1, bins + 1)[1:-1], right=True)
     gaps = np.bincount(index, weights=np.subtract(correct, confidence), minlength=bins)
