@@ -1,0 +1,668 @@
+"""What a user of a bundle gets wrong: an error that names it and says what is expected, before anything is written."""
+
+import csv
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import nibabel
+import numpy as np
+import pytest
+import torch
+from bundle_cases import (
+    CASES,
+    Content,
+    command,
+    flags,
+    part,
+    predict,
+    refused,
+    rows_of,
+    says,
+    small,
+    snapshot,
+    train_alone,
+    weights_of,
+    workflow,
+    write_list,
+)
+from PIL import Image
+
+NAN = float("nan")
+SECTIONS = {"training": 4, "validation": 4, "test": 4}
+
+
+def asked(case: Any, name: str, *files: str, **settings: Any) -> Any:
+    """An object of the configs under some settings."""
+    return part(workflow(case, *files, **settings), name)
+
+
+# Settings: what is wrong, and the words of the message
+
+EVERY_BUNDLE = [
+    ({"learning_rat": 0.1}, ["unknown setting 'learning_rat'", "did you mean 'learning_rate'?"]),
+    ({"epochs": 3, "batchsize": 8}, ["'max_epochs'", "'batch_size'"]),
+    ({"max_epochs": 0, "amp": 2}, ["max_epochs=0: expected a whole number of at least 1", "amp=2"]),
+    ({"max_epochs": 2.5}, ["max_epochs=2.5", "whole number"]),
+    ({"max_epochs": "ten"}, ["max_epochs='ten'"]),
+    ({"batch_size": "ten"}, ["batch_size='ten'", "whole number"]),
+    ({"learning_rate": 0}, ["learning_rate=0", "above 0"]),
+    ({"learning_rate": NAN}, ["learning_rate=nan"]),
+    ({"class_weights": "sometimes"}, ["class_weights='sometimes'", "none, balanced or a list"]),
+    ({"image_size": [64, 64]}, ["image_size=[64, 64]"]),
+    ({"device": "gpu"}, ["device='gpu'", "cpu"]),
+    ({"device": "cuda:99"}, ["device='cuda:99'", "cpu"]),
+    ({"pretrained": True, "ckpt_path": "a.pt"}, ["pretrained and ckpt_path", "give one"]),
+    ({"dataset_dir": "somewhere"}, ["dataset_dir has no effect with dataset='demo'"]),
+    ({"val_interval": 5, "max_epochs": 4}, ["val_interval=5 is more than max_epochs=4"]),
+    ({"resume": "maybe"}, ["resume='maybe': expected", "true", "false"]),
+    ({"calibrate": "yes"}, ["calibrate='yes'"]),
+    ({"output_dir": 2024}, ["output_dir=2024", "text"]),
+    ({"seed": -1}, ["seed=-1"]),
+    ({"num_workers": "many"}, ["num_workers='many'"]),
+]
+OF_ONE_BUNDLE = {
+    "lsanet": [
+        ({"batch_size": 1}, ["batch_size=1", "at least 2"]),
+        ({"label_fraction": 1.5}, ["label_fraction=1.5", "at most 1"]),
+        ({"labels_per_class": 0}, ["labels_per_class=0"]),
+        ({"label_fraction": 0.1, "labels_per_class": 3}, ["label_fraction and labels_per_class", "give one"]),
+        ({"augment": "heavy"}, ["augment='heavy'", "dihedral"]),
+        ({"method": "lsa"}, ["method='lsa'", "lsanet"]),
+        ({"backbone": "resnet19"}, ["backbone='resnet19'", "resnet18"]),
+        ({"backbone": "densenet121", "image_size": 28}, ["image_size=28 is too small for densenet121", ">=29"]),
+        ({"backbone": "vgg16", "image_size": 28}, ["image_size=28 is too small for vgg16", ">=32"]),
+        ({"mean": [0.5]}, ["mean=[0.5]", "three numbers"]),
+        ({"mean": ["a", 0.5, 0.5]}, ["mean=['a', 0.5, 0.5]"]),
+        ({"std": [0.5, 0.5, 0]}, ["std=[0.5, 0.5, 0]", "above 0"]),
+        ({"method": "baseline", "lsa": "gated"}, ["lsa='gated' has no effect with method='baseline'", "lsanet"]),
+        ({"method": "lsanet", "alpha": 0.5}, ["alpha=0.5 has no effect", "dsn"]),
+        ({"method": "dsn", "synergy_weight": 2}, ["synergy_weight=2 has no effect"]),
+        ({"method": "baseline", "keep_nodes": True}, ["keep_nodes=True needs an output node beside C4"]),
+        ({"target_specificity": 1.0}, ["target_specificity=1.0: expected a number between 0 and 1"]),
+    ],
+    "multimix": [
+        ({"lambda": 0.1, "classlabels": 8}, ["did you mean 'lambda_'?", "did you mean 'class_labels'?"]),
+        ({"steps_per_epoch": 0}, ["steps_per_epoch=0", "or null"]),
+        ({"dropout": 1.0}, ["dropout=1.0", "below 1"]),
+        ({"average_decay": 1}, ["average_decay=1", "below 1"]),
+        ({"confidence_threshold": 1.5}, ["confidence_threshold=1.5", "at most 1"]),
+        ({"lambda_": -1, "alpha": "much"}, ["lambda_=-1", "alpha='much'"]),
+        ({"class_labels": 0, "mask_labels": 2.0}, ["class_labels=0", "mask_labels=2.0", "or null"]),
+        ({"mask_augment": "heavy"}, ["mask_augment='heavy'", "none, weak, strong"]),
+        ({"method": "mixmix"}, ["method='mixmix'", "umtls_ssl, multimix"]),
+        ({"lr_schedule": "cosine"}, ["lr_schedule='cosine'", "step, one_cycle, constant"]),
+        ({"lr_factor": 2}, ["lr_factor=2", "at most 1"]),
+        ({"image_size": 100}, ["image_size=100", "multiple of 32"]),
+        ({"image_size": 16}, ["image_size=16", "multiple of 32"]),
+        ({"method": "umtl", "beta": 0.1}, ["beta=0.1 has no effect with method='umtl'", "multimix"]),
+        ({"method": "umtls_ssl", "kl_detach_labelled": False}, ["kl_detach_labelled=False has no effect", "multimix"]),
+        ({"method": "enc", "mask_augment": "weak"}, ["mask_augment='weak' has no effect with method='enc'", "unet"]),
+        ({"method": "umtls", "lambda_": 1}, ["lambda_=1 has no effect with method='umtls'", "encssl"]),
+        ({"method": "unet", "class_weights": "balanced"}, ["class_weights='balanced' has no effect", "umtl"]),
+        ({"method": "encssl", "alpha": 1, "write_masks": False}, ["alpha=1 has no effect", "write_masks=False has no"]),
+        ({"method": "unet", "calibrate": True}, ["calibrate=True has no effect with method='unet'"]),
+        ({"lr_schedule": "one_cycle", "lr_step": 3}, ["lr_step=3 has no effect", "lr_schedule='one_cycle'", "'step'"]),
+        ({"lr_schedule": "constant", "lr_factor": 0.5}, ["lr_factor=0.5 has no effect with lr_schedule='constant'"]),
+    ],
+    "gated_attention": [
+        ({"num_instance": 3, "windowbox": 1, "atention": "se"}, ["'num_instances'?", "'window_box'?", "'attention'?"]),
+        (
+            {"threshold": 1, "num_instances": 0, "label_smoothing": 1, "batch_size": 1, "lambda_every": 2.5},
+            [
+                "threshold=1: expected a number of at least 0 and below 1", "num_instances=0: expected a whole number",
+                "label_smoothing=1", "batch_size=1: expected a whole number of at least 2", "lambda_every=2.5",
+            ],
+        ),
+        (
+            {"attention": "gate", "global_backbone": "resnet19", "instance_backbone": "vgg", "pooling": "mean"},
+            ["attention='gate'", "gated, spatial", "='resnet19'", "vgg16", "='vgg'", "concat, attention"],
+        ),
+        (
+            {"method": "both", "augment": "heavy", "lr_schedule": "cosine"},
+            ["method='both'", "fusion, global", "dihedral", "one_cycle"],
+        ),
+        (
+            {"min_box": 0, "max_box": 1.5, "window_box": -1, "lambda_step": -1, "mean": [0.5], "std": [1, 1, 0]},
+            ["min_box=0", "max_box=1.5", "window_box=-1", "lambda_step=-1", "three numbers", "three numbers above 0"],
+        ),
+        ({"lambda_start": 0.2, "lambda_floor": 0.5}, ["lambda_floor=0.5 is above lambda_start=0.2"]),
+        (
+            {"lambda_start": 1.0, "lambda_step": 0},
+            ["lambda stays 1", "lambda_step=0", "never be trained", "method='global'"],
+        ),
+        ({"lambda_start": 1.0, "lambda_floor": 1}, ["lambda stays 1", "lambda_floor=1", "never be trained"]),
+        (
+            {"early_stop_patience": 19, "lambda_start": 1.0, "lambda_every": 20, "max_epochs": 100},
+            ["early_stop_patience=19 may stop the run in epoch 20", "lambda is 1 up to epoch 20", "20 or more"],
+        ),
+        ({"max_box": 0.3, "min_box": 0.4}, ["min_box=0.4 is more than max_box=0.3", "smaller min_box"]),
+        ({"max_box": 0.3, "window_box": 0.4}, ["window_box=0.4 is more than max_box=0.3"]),
+        (
+            {"method": "global", "num_instances": 8, "max_box": 0.3, "lambda_every": 5},
+            ["num_instances=8 has no effect with method='global'", "max_box=0.3 has no", "lambda_every=5 has no"],
+        ),
+        ({"lr_schedule": "constant", "lr_step": 3}, ["lr_step=3 has no effect with lr_schedule='constant'", "'step'"]),
+        ({"instance_backbone": "densenet121", "instance_size": 28}, ["instance_size=28 is too", "instance_size>=29"]),
+        ({"instance_backbone": "vgg16", "instance_size": 31}, ["instance_size=31 is too small", "instance_size>=32"]),
+        ({"global_backbone": "densenet121", "image_size": 28}, ["image_size=28 is too small", "image_size>=29"]),
+        ({"label_fraction": 0.5, "labels_per_class": 3}, ["label_fraction and labels_per_class", "give one"]),
+        ({"reference_boxes": "boxes"}, ["reference_boxes has no effect with dataset='demo'", "give dataset"]),
+    ],
+}  # fmt: skip
+OF_INFERENCE = [
+    ("gated_attention", {"dataset": "pictures"}, ["dataset='pictures'", "dataset_dir or datalist"]),
+    (None, {"contact_shet": 3}, ["did you mean 'contact_sheet'?"]),
+    (None, {"batch_size": 0, "contact_sheet": -1, "amp": "often"}, ["batch_size=0", "contact_sheet=-1", "amp='often'"]),
+    (
+        "gated_attention",
+        {"threshold": 0.3, "num_instances": 8},
+        ["threshold=0.3 has no effect in inference", "num_instances=8 has no"],
+    ),
+]
+
+
+def settings_errors() -> list[Any]:
+    found = [(name, *row) for name in CASES for row in [*EVERY_BUNDLE, *OF_ONE_BUNDLE[name]]]
+    return [pytest.param(*row, id=f"{row[0]}-{','.join(f'{k}={v}' for k, v in row[1].items())}") for row in found]
+
+
+@pytest.mark.parametrize(("case", "changes", "parts"), settings_errors(), indirect=["case"])
+def test_settings(case, tmp_path, changes, parts):
+    error = refused(asked, case, "settings", **{"output_dir": str(tmp_path / "out"), **changes})
+    assert type(error).__name__ == "SettingsError" and isinstance(error, ValueError)
+    says(error, *parts)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("case", "changes", "parts"),
+    [(name, changes, parts) for only, changes, parts in OF_INFERENCE for name in ([only] if only else CASES)],
+    indirect=["case"],
+)
+def test_settings_of_inference(case, changes, parts):
+    says(refused(asked, case, "settings", "inference", **changes), *parts)
+    says(refused(asked, case, "images_found", "inference", **changes), *parts)
+
+
+RIGHT = [
+    {"early_stop_patience": 20, "lambda_every": 20, "max_epochs": 100},
+    {"early_stop_patience": 1, "lambda_start": 0.9, "lambda_every": 20, "max_epochs": 100},
+    {"early_stop_patience": 1, "method": "global"},
+    {"lambda_step": 0, "lambda_start": 0.5},
+    {"max_box": 0.3, "min_box": 0.3, "window_box": 0.3},
+    {"instance_backbone": "densenet121", "instance_size": 29},
+]
+
+
+@pytest.mark.parametrize(("case", "changes"), [("gated_attention", changes) for changes in RIGHT], indirect=["case"])
+def test_settings_at_the_border_are_right(case, changes):
+    settings = asked(case, "settings", **changes)
+    assert {name: settings[name] for name in changes} == changes
+
+
+WORDS = {
+    "lsanet": ({"keep_aspect": "False", "labels_per_class": "null"}, {"keep_aspect": False, "labels_per_class": None}),
+    "multimix": (
+        {"reuse_labelled": "True", "steps_per_epoch": "null"},
+        {"reuse_labelled": True, "steps_per_epoch": None},
+    ),
+    "gated_attention": (
+        {"pretrained": "TRUE", "max_box": "null", "reference_boxes": "none"},
+        {"pretrained": True, "max_box": None, "reference_boxes": None, "mean": [0.485, 0.456, 0.406]},
+    ),
+}
+
+
+def test_words_of_the_command_line_are_read(case):
+    words, expected = WORDS[case.name]
+    given = {"resume": "false", "calibrate": "true", "ckpt_path": "None", "dataset": 2024, **words}
+    settings = asked(case, "settings", **given, _note="a key of one's own")
+    expected = {"resume": False, "calibrate": True, "ckpt_path": None, "dataset": "2024", **expected}
+    assert {name: settings[name] for name in expected} == expected
+    assert Path(settings["output_dir"]).name.startswith("2024-")
+    if case.name == "lsanet":
+        assert asked(case, "settings", resume="false", keep_aspect="False").changed == {"keep_aspect": False}
+    if case.name == "gated_attention":
+        assert asked(case, "settings", pretrained="false")["mean"] == [0.5, 0.5, 0.5]
+
+
+# Which data
+
+ANY = [
+    ({"dataset": "nowhere/list.json"}, ["nowhere/list.json", "no such list"]),
+    ({"dataset": "nowhere/list.csv"}, ["nowhere/list.csv", "no such list"]),
+    ({"dataset": "datalist"}, ["needs datalist", ".json", ".csv"]),
+    ({"dataset": "datalist", "datalist": "nowhere/list.json"}, ["nowhere/list.json", "no such list"]),
+    ({"dataset": "datalist", "datalist": "list.txt"}, ["list.txt", "(.json) or a .csv"]),
+    ({"dataset": "demo", "datalist": "a.json"}, ["datalist='a.json'", "only read with dataset='datalist'"]),
+    ({"dataset": "list.json", "dataset_dir": "nowhere"}, ["dataset_dir='nowhere'", "no such folder"]),
+]
+DATASETS = {
+    "lsanet": [
+        ({"dataset": "bloodmnst"}, ["'bloodmnst'", "did you mean 'bloodmnist'?"]),
+        ({"dataset": "PneumoniaMNIST"}, ["did you mean 'pneumoniamnist'?"]),
+        ({"dataset": "pathmnist_46"}, ["did you mean 'pathmnist_64'?"]),
+        ({"dataset": "Demo"}, ["did you mean 'demo'?"]),
+        ({"dataset": "organmnist3d"}, ["2-D MedMNIST flag", "organamnist"]),
+        ({"dataset": "my_pictures"}, ["neither a file or folder", "images.csv", "_128"]),
+        ({"dataset": "nowhere/cells.npz"}, ["nowhere/cells.npz", "no such file"]),
+        ({"dataset": "cells.npz", "dataset_dir": "."}, ["cells.npz", "no such file", "looked for"]),
+        ({"dataset": "bloodmnist", "dataset_dir": "nowhere"}, ["dataset_dir='nowhere'", "no such folder"]),
+        ({"dataset": "."}, ["without images.csv", "tools/make_data_lists.py", "--dataset datalist"]),
+        ({"labels_per_class": 81}, ["labels_per_class is 81", "round, coarse", "(80 images)"]),
+        ({"label_fraction": 0.001}, ["label_fraction 0.001 leaves no label", "(80 images)"]),
+    ],
+    "multimix": [
+        ({"dataset": "dmeo"}, ["dataset='dmeo'", "'demo', 'datalist'", ".json or .csv", "make_data_lists"]),
+        ({"dataset": "chest_images"}, ["dataset='chest_images'", "expected"]),
+        ({"dataset": "list.json", "class_labels": 5}, ["class_labels=5: expected 2 to 4"]),
+        ({"dataset": "list.json", "class_labels": 1}, ["class_labels=1: expected 2 to 4"]),
+        ({"dataset": "list.json", "mask_labels": 5}, ["mask_labels=5: expected 1 to 4"]),
+        ({"dataset": "list.json", "dataset_dir": "empty"}, ["30 problems", "0.png does not exist"]),
+    ],
+    "gated_attention": [
+        ({"dataset": "dmeo"}, ["dataset='dmeo'", "did you mean 'demo'?"]),
+        ({"dataset": "."}, ["without images.csv", "make_data_lists"]),
+        ({"dataset": "list.json", "labels_per_class": 9}, ["labels_per_class is 9", "cat"]),
+    ],
+}
+
+
+@pytest.mark.parametrize(
+    ("case", "changes", "parts"),
+    [(name, *row) for name in CASES for row in [*ANY, *DATASETS[name]]],
+    indirect=["case"],
+)
+def test_dataset(case, tmp_path, monkeypatch, changes, parts):
+    write_list(tmp_path, content_of(case, tmp_path))
+    (tmp_path / "empty").mkdir()
+    monkeypatch.chdir(tmp_path)
+    says(refused(asked, case, "data", **changes), *parts)
+    assert not (tmp_path / "runs").exists()
+
+
+def content_of(case: Any, folder: Path) -> Content:
+    """Images of two classes, all of another size, and the content of a list of them; multimix's with masks."""
+    sections = SECTIONS | ({"cross_domain": 2, "unlabelled": 2} if case.name == "multimix" else {})
+    rng = np.random.default_rng(2)
+    content: Content = {"labels": ["cat", "dog"], **{name: [] for name in sections}}
+    for i, name in enumerate(name for name, count in sections.items() for _ in range(count)):
+        height = 36 if case.name == "multimix" else 36 + i
+        Image.fromarray(rng.integers(0, 256, (height, 40), dtype=np.uint8)).save(folder / f"{i}.png")
+        content[name].append({"image": f"{i}.png"})
+        if name != "unlabelled":
+            content[name][-1]["label"] = ("cat", "dog")[i % 2]
+        if case.name == "multimix" and name != "unlabelled":
+            Image.fromarray((LUNGS > 0).astype(np.uint8) * 255).save(folder / f"mask{i}.png")
+            content[name][-1]["mask"] = f"mask{i}.png"
+    return content
+
+
+LUNGS = np.zeros((36, 40))
+LUNGS[8:30, 4:16], LUNGS[8:30, 22:36] = 150, 200
+
+
+def load(case: Any, path: Path, **settings: Any) -> Any:
+    """The data of a list, as training would read them."""
+    if case.name == "multimix":
+        settings = {"image_size": 32, "num_workers": 1, **settings}
+    return asked(case, "data", dataset=str(path), **settings)
+
+
+def misread(case: Any, path: Path, **settings: Any) -> BaseException:
+    error = refused(load, case, path, **settings)
+    assert isinstance(error, ValueError) and path.name in str(error)
+    return error
+
+
+# Lists: a change of the content, and the words of the message
+
+
+def each(content: Content, change: Callable[[Content], Any]) -> None:
+    for name in ("training", "validation", "test", "cross_domain"):
+        for item in content.get(name, []):
+            change(item)
+
+
+LISTS_OF_ALL = [
+    (lambda c: c["test"][0].update(image="lost.png"), ["test[0]", "lost.png does not exist"]),
+    (lambda c: c["test"].append(dict(c["training"][0])), ["0.png stands in train and test"]),
+    (
+        lambda c: [c[k][0].update(group="plate 7") for k in ("training", "test")],
+        ["group 'plate 7' crosses train (training[0]) and test (test[0])"],
+    ),
+    (lambda c: c["test"][1].update(label="horse"), ["label='horse'", "cat, dog"]),
+    (lambda c: c["training"][0].update(label=2), ["label=2", "0 to 1"]),
+    (lambda c: [i.update(label="cat") for i in c["validation"]], ["class 'dog' has no image in val"]),
+    (lambda c: [c.update(labels=["cat"]), each(c, lambda i: i.update(label=0))], ["only the class 'cat'", "needs two"]),
+]
+CLASS_LISTS = [
+    (lambda c: c.update(tests=c.pop("test")), ["unknown section 'tests'", "no entries for test"]),
+    (lambda c: c.update(validation={}), ["validation is a dict", "list of entries"]),
+    (lambda c: c.update(validation=[]), ["no entries for val", "make_data_lists"]),
+    (lambda c: [c.pop(k) for k in list(c)], ["no entries in training, validation or test"]),
+    (lambda c: c["test"].append("a.png"), ["test[4] is 'a.png'", "object with image and label"]),
+    (lambda c: c["test"][1].pop("label"), ["test[1] is", "object with image and label"]),
+    (lambda c: c["test"][1].update(image=["0.png", "1.png"]), ["test[1] has image=['0.png', '1.png']"]),
+    (lambda c: c["test"][1].update(label="horse"), ["test[1] (9.png) has label='horse'"]),
+    (lambda c: c["test"][1].update(label=2), ["test[1] (9.png) has label=2"]),
+    (lambda c: c["test"][1].update(label=True), ["label=True"]),
+    (lambda c: c.update(labels=["cat", "cat"]), ["labels has a name twice: cat, cat"]),
+    (lambda c: c.update(labels={"1": "cat", "2": "dog"}), ["labels is {'1': 'cat'", "list of names"]),
+    (lambda c: c.update(task="classify"), ["task is 'classify'", "'binary-class'"]),
+    (lambda c: c.update(task="multi-label, binary-class"), ["task is 'multi-label", "one per image"]),
+    (lambda c: c.update(unlabelled=3), ["unlabelled is a int"]),
+    (lambda c: [i.update(patient="P1") for k in ("training", "test") for i in c[k]], ["group 'P1' crosses"]),
+]
+UNNAMED = [
+    (lambda c: -1, ["label=-1"]),
+    (lambda c: [0, 2], ["label=[0, 2]", "2 values 0 or 1"]),
+    (lambda c: [[0], [1]], ["label=[[0], [1]]"]),
+    (lambda c: [0] if c == "cat" else [0, 1], ["label=[0, 1]", "1 values"]),
+    (lambda c: 0.5, ["float (first 0.5 at training[0])"]),
+    (lambda c: None, ["NoneType (first None"]),
+]
+LISTS = {
+    "lsanet": [
+        *CLASS_LISTS,
+        *[(lambda c, f=f: [c.pop("labels"), each(c, lambda i: i.update(label=f(i["label"])))], p) for f, p in UNNAMED],
+    ],
+    "gated_attention": [
+        (lambda c: each(c, lambda i: i.update(label=[0, 1])), ["lists of labels", "one class per image", "lsanet"]),
+        (lambda c: c.update(validation=[]), ["no entries for val", "make_data_lists"]),
+    ],
+    "multimix": [
+        (lambda c: c["test"][0].update(mask="lost.png"), ["test[0]", "lost.png does not exist"]),
+        (
+            lambda c: c["unlabelled"].append(c["training"].pop()),
+            ["3.png", "labelled file among the unlabelled", "label and mask"],
+        ),
+        (lambda c: c.update(validation=[]), ["entries with a label, validation has none", "with a mask"]),
+        (lambda c: c.update(labels=["cat", "dog", "edema"]), ["class 'edema' has no image in train", "in val"]),
+    ],
+}
+
+
+@pytest.mark.parametrize(
+    ("case", "change", "parts"),
+    [(name, *row) for name in CASES for row in [*LISTS_OF_ALL, *LISTS[name]]],
+    indirect=["case"],
+)
+def test_lists(case, tmp_path, change, parts):
+    content = content_of(case, tmp_path)
+    change(content)
+    says(misread(case, write_list(tmp_path, content)), *parts)
+
+
+def test_same_content_under_two_names_in_two_splits(case, tmp_path):
+    path = write_list(tmp_path, content_of(case, tmp_path))
+    (tmp_path / "8.png").write_bytes((tmp_path / "0.png").read_bytes())
+    says(misread(case, path), "8.png (test", "is byte by byte 0.png (train")
+
+
+def damage(path: Path) -> None:
+    content = path.read_bytes()
+    path.write_bytes(content[: len(content) // 2])
+
+
+@pytest.mark.parametrize("cache", [True, False])
+def test_all_unreadable_images_come_at_once_before_training(case, tmp_path, cache):
+    content = content_of(case, tmp_path)
+    damage(tmp_path / "0.png")
+    (tmp_path / "5.png").write_bytes(b"")
+    (tmp_path / "7.png").write_text("no picture")
+    nibabel.save(nibabel.Nifti1Image(np.zeros((4, 4, 3), np.float32), np.eye(4)), tmp_path / "volume.nii.gz")
+    content["training"][1]["image"] = "volume.nii.gz"
+    pages = [Image.fromarray(np.full((36, 40), i, np.uint8)) for i in range(2)]
+    pages[0].save(tmp_path / "pages.tif", save_all=True, append_images=pages[1:])
+    content["test"][1]["image"] = "pages.tif"
+    kept = {} if case.name == "multimix" else {"cache": cache, "num_workers": 2}
+    error = misread(case, write_list(tmp_path, content), **kept)
+    assert len(error.problems) == 5  # type: ignore[attr-defined]
+    says(
+        error,
+        "5 problems",
+        "/0.png",
+        "5.png: the file is empty",
+        "7.png: cannot be read",
+        "pages.tif: 2 pages or frames",
+    )
+    says(error, "volume.nii.gz: a volume of shape (4, 4, 3)")
+
+
+@pytest.mark.parametrize("weights", [[1.0], [1, 2, 3], [0, 1], [-1, 1], [NAN, 1], [float("inf"), 1], ["a", "b"]])
+def test_class_weights(case, tmp_path, weights):
+    if case.name == "multimix" and weights == ["a", "b"]:
+        pytest.skip("refused among the settings")
+    data = load(case, write_list(tmp_path, content_of(case, tmp_path)))
+    says(refused(data.class_weights, weights), "class_weights=", "2 numbers above 0", "cat, dog")
+
+
+# CSV files, read by the bundles that classify
+
+
+@pytest.fixture
+def lines(case, tmp_path) -> list[list[str]]:
+    """Twelve pictures, and the lines of a list of them: file, class, split."""
+    content = content_of(case, tmp_path)
+    splits = zip(("train", "val", "test"), SECTIONS, strict=True)
+    return [[item["image"], item["label"], split] for split, section in splits for item in content[section]]
+
+
+def csv_error(case: Any, folder: Path, rows: list[list[Any]], columns: str = "file,class,split", **kwargs: Any) -> Any:
+    with open(folder / "list.csv", "w", newline="") as file:
+        csv.writer(file).writerows([columns.split(","), *rows])
+    return misread(case, folder / "list.csv", **kwargs)
+
+
+def cell(line: int, column: int, value: str) -> Callable[[list[list[str]]], Any]:
+    return lambda rows: rows[line].__setitem__(column, value)
+
+
+one_reader = pytest.mark.parametrize("case", ["lsanet"], indirect=True)
+
+
+@one_reader
+@pytest.mark.parametrize(
+    ("change", "parts"),
+    [
+        (cell(2, 0, "lost.png"), ["line 4", "lost.png does not exist"]),
+        (cell(2, 0, ""), ["line 4 has file=''"]),
+        (cell(2, 0, "."), ["line 4", "is a folder"]),
+        (cell(1, 0, "0.png"), ["0.png stands in train twice (line 2, line 3)"]),
+        (cell(9, 0, "0.png"), ["0.png stands in train and test (line 2, line 11)"]),
+        (cell(9, 0, "../{folder}/0.png"), ["stands in train and test (line 2, line 11)"]),
+        (cell(2, 1, ""), ["line 4 (2.png) has label=''", "cat, dog"]),
+        (cell(2, 1, "7"), ["11 str (first 'cat' at line 2), 1 int (first 7 at line 4)", "all indices, all names"]),
+        (cell(2, 2, "training set"), ["line 4 has split='training set'", "train, val or test"]),
+        (cell(2, 1, "horse"), ["class 'horse' has no image in val", "tools/make_data_lists.py"]),
+        (lambda rows: rows.__delitem__(slice(4, 8)), ["no entries for val", "tools/make_data_lists.py"]),
+        (lambda rows: [row.__setitem__(1, "cat") for row in rows], ["only the class 'cat'"]),
+        (lambda rows: rows.clear(), ["the list has no lines"]),
+    ],
+)
+def test_csv(case, tmp_path, lines, change, parts):
+    change(lines)
+    says(csv_error(case, tmp_path, [[c.replace("{folder}", tmp_path.name) for c in row] for row in lines]), *parts)
+
+
+@one_reader
+def test_columns_of_a_csv(case, tmp_path, lines):
+    error = csv_error(case, tmp_path, [row[:2] for row in lines], "file,class")
+    says(error, "its columns are file, class", "split (train, val, test)", "tools/make_data_lists.py")
+    says(csv_error(case, tmp_path, lines, "name,class,split"), "its columns are name, class, split")
+    says(csv_error(case, tmp_path, [r[::2] for r in lines], "file,split"), "its columns are file, split")
+    numbered = [[*row, int(row[1] == "dog")] for row in lines]
+    wrong = [*numbered[:-1], [*numbered[-1][:3], 0]]
+    disagree = "the columns label and class disagree: label 0 is cat and dog; dog is label 0 and 1"
+    says(csv_error(case, tmp_path, wrong, "file,class,split,label"), disagree)
+    gap = [[*row[:3], row[3] * 2] for row in numbered]
+    says(csv_error(case, tmp_path, gap, "file,class,split,label"), "label has the values 0, 2, expected 0 to 1")
+    for column in ("group", "patient"):
+        rows = [[*row, "P7" if row[0] in ("1.png", "5.png") else ""] for row in lines]
+        error = csv_error(case, tmp_path, rows, f"file,class,split,{column}")
+        says(error, "group 'P7' crosses train (line 3) and val (line 7)")
+
+
+@one_reader
+def test_all_problems_of_a_list_come_at_once(case, tmp_path, lines):
+    lines[1][0], lines[2][2], lines[3][1], lines[9][0] = "lost.png", "trian", "", "0.png"
+    error = csv_error(case, tmp_path, lines)
+    says(error, "4 problems", "lost.png does not exist", "split='trian'", "label=''", "train and test")
+    many = str(csv_error(case, tmp_path, [[f"lost{i}.png", *row[1:]] for i, row in enumerate(lines * 4)]))
+    assert len(many.splitlines()) == 22 and many.splitlines()[-1].strip().startswith("and ")
+
+
+@one_reader
+@pytest.mark.parametrize(
+    ("name", "content", "part_of"),
+    [
+        ("list.csv", "file,class,split\n0.png,größer,train".encode("latin-1"), "not readable as CSV"),
+        ("list.json", b"file,class", "not readable as JSON"),
+        ("list.json", b"", "not readable as JSON"),
+        ("list.json", b"[1]", "got a list"),
+    ],
+)
+def test_files_that_are_no_lists(case, tmp_path, name, content, part_of):
+    (tmp_path / name).write_bytes(content)
+    says(misread(case, tmp_path / name), part_of)
+
+
+# What a run left
+
+
+def evaluate(case: Any, dataset: Path, weights: Path | None, output_dir: Path, **settings: Any) -> None:
+    """The evaluation without the opening before it, which starts a log."""
+    values = small(case, dataset, output_dir, **settings) | ({"ckpt_path": str(weights)} if weights else {})
+    asked(case, "evaluation", "train", "evaluate", **values).run()
+
+
+EVALUATED = [
+    ("lsanet", {"image_size": 32}, ["image_size was 28 and is 32"]),
+    ("multimix", {"method": "umtls"}, ["trained otherwise", "method was 'multimix' and is 'umtls'"]),
+    ("multimix", {"method": "unet"}, ["method was 'multimix' and is 'unet'"]),
+    ("multimix", {"image_size": 64}, ["image_size was 32 and is 64"]),
+    ("multimix", {"keep_aspect": False}, ["keep_aspect was True and is False"]),
+    (
+        "gated_attention",
+        {"threshold": 0.3, "num_instances": 3},
+        ["threshold was 0.5 and is 0.3", "num_instances was 2 and is 3"],
+    ),
+    (
+        "gated_attention",
+        {"mean": [0.4, 0.5, 0.5], "max_box": 0.5},
+        ["mean was [0.5, 0.5, 0.5] and is [0.4", "max_box was None and"],
+    ),
+    ("gated_attention", {"method": "global"}, ["method was 'fusion' and is 'global'"]),
+    (
+        "gated_attention",
+        {"attention": "se", "pooling": "attention"},
+        ["attention was 'gated' and is 'se'", "pooling was 'concat'"],
+    ),
+]
+
+
+@pytest.mark.parametrize(("case", "change", "parts"), EVALUATED, indirect=["case"])
+def test_evaluating_what_was_trained_otherwise(case, dataset, trained, tmp_path, change, parts):
+    says(refused(evaluate, case, dataset, trained / "model.pt", tmp_path / "out", **change), *parts)
+    assert not (tmp_path / "out").exists()
+
+
+def test_evaluating_nothing_and_other_data(case, dataset, trained, tmp_path):
+    says(refused(evaluate, case, dataset, Path("nowhere.pt"), tmp_path / "out"), "nowhere", "train first")
+    says(refused(evaluate, case, dataset, None, tmp_path / "out"), "model", "train first")
+    if dataset.suffix == ".npz":
+        other = case.data(tmp_path / "data", classes=4)
+    else:
+        other = case.data(tmp_path / "data")
+        content = json.loads(other.read_text())
+        other.write_text(json.dumps(content | {"labels": content["labels"][::-1]}))
+    error = refused(evaluate, case, other, trained / "model.pt", tmp_path / "out")
+    says(error, f"classes was {case.classes} and is")
+    assert not (tmp_path / "out").exists()
+
+
+def test_weights_exchanged_under_their_description(case, dataset, trained, tmp_path):
+    weights = weights_of(trained)
+    (tmp_path / "model.json").write_bytes((trained / "model.json").read_bytes())
+    less = dict(list(weights.items())[:-2])
+    nan = {k: v * NAN if v.is_floating_point() else v for k, v in weights.items()}
+    for message, changed in (("does not hold the weights of this network", less), ("not finite", nan)):
+        torch.save(changed, tmp_path / "model.pt")
+        says(refused(evaluate, case, dataset, tmp_path / "model.pt", tmp_path / "out"), message, "model.pt")
+    (tmp_path / "model.pt").write_bytes((trained / "model.pt").read_bytes()[:9999])
+    says(refused(evaluate, case, dataset, tmp_path / "model.pt", tmp_path / "out"), "does not hold the weights")
+    assert not (tmp_path / "out").exists()
+
+
+def test_weights_of_another_bundle_or_without_their_description(case, dataset, tmp_path):
+    other = CASES["multimix" if case.name == "lsanet" else "lsanet"].root / "models"
+    Image.new("RGB", (40, 30)).save(tmp_path / "a.png")
+    weights, out = str(other / "model.pt"), tmp_path / "out"
+    error = refused(train_alone, case, dataset, out, ckpt_path=weights)
+    says(error, "ckpt_path")
+    says(refused(predict, case, case.root, tmp_path, out, ckpt_path=weights), "model.json", "bundle")
+    says(refused(evaluate, case, dataset, Path(weights), out), "bundle")
+    (tmp_path / "model.pt").write_bytes(b"")
+    error = refused(predict, case, case.root, tmp_path, out, ckpt_path=str(tmp_path / "model.pt"))
+    says(error, "model.json: no such file")
+    assert not out.exists()
+
+
+@pytest.mark.parametrize("kind", ["train", "evaluate"])
+@pytest.mark.parametrize("case", ["gated_attention", "lsanet"], indirect=True)
+def test_a_folder_with_figures_of_somebody(case, dataset, trained, tmp_path, kind):
+    (tmp_path / "figures").mkdir()
+    (tmp_path / "figures" / "history.png").write_text("mine")
+    if kind == "train":
+        error = refused(train_alone, case, dataset, tmp_path)
+    else:
+        error = refused(evaluate, case, dataset, trained / "model.pt", tmp_path)
+    says(error, str(tmp_path), "empty or a new folder")
+    assert snapshot(tmp_path) == {"figures/history.png": b"mine"}
+
+
+def test_a_diverged_run_fails_and_leaves_no_weights(case, dataset, tmp_path):
+    longer = {"steps_per_epoch": 6} if case.name == "multimix" else {}
+    if case.name == "gated_attention":
+        longer = {"lambda_start": 0.5}
+    error = refused(train_alone, case, dataset, tmp_path / "out", learning_rate=1e30, **longer)
+    says(error, "training diverged", "epoch 1", "learning_rate")
+    assert not (tmp_path / "out" / "model.pt").exists()
+
+
+def test_inference_without_a_folder_or_with_bad_files_alone(case, trained, tmp_path):
+    model = str(trained / "model.pt")
+    error = refused(lambda: workflow(case, "inference", ckpt_path=model, output_dir=str(tmp_path / "out")).run())
+    says(error, "no images: give --dataset_dir FOLDER")
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "a.png").write_bytes(b"x")
+    error = refused(predict, case, case.root, tmp_path / "in", tmp_path / "out", ckpt_path=model)
+    says(error, "none of the 1 files")
+    assert rows_of(tmp_path / "out" / "predictions.csv")[0]["error"]  # the table comes before the error
+
+
+# The command line
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("arguments", "last"),
+    [
+        ({"learning_rat": 0.1}, "ERROR: SettingsError: unknown setting 'learning_rat': did you mean 'learning_rate'?"),
+        ({"dataset": "nowhere.json"}, "ERROR: FileNotFoundError: nowhere.json: no such list"),
+        ({"dataset": "list.json"}, "lost.png does not exist"),
+    ],
+    ids=["setting", "list", "image"],
+)
+def test_the_sentence_that_helps_stands_last(case, tmp_path, arguments, last):
+    content = content_of(case, tmp_path)
+    content["test"][0]["image"] = "lost.png"
+    write_list(tmp_path, content)
+    config = case.root / "configs" / "train.json"
+    done = command("--config_file", config, *flags({"output_dir": "out", **arguments}), cwd=tmp_path)
+    assert done.returncode != 0
+    assert last in done.stderr.strip().splitlines()[-1], done.stderr[-2000:]
+    assert not (tmp_path / "out").exists()
