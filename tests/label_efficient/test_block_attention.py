@@ -102,10 +102,6 @@ REFERENCES = {
 }
 
 
-def test_every_module_has_a_reference():
-    assert set(REFERENCES) == set(ATTENTIONS)
-
-
 @pytest.mark.parametrize("training", [True, False])
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("name", ATTENTIONS)
