@@ -114,14 +114,14 @@ def confusion(targets: ArrayLike, probabilities: ArrayLike, task: str) -> np.nda
     return confusion_matrix(truth, decisions, labels=range(scores.shape[1]))
 
 
-def expected_calibration_error(confidence: ArrayLike, correct: ArrayLike, bins: int = 15) -> float:
+def expected_calibration_error(confidence: np.ndarray, correct: np.ndarray, bins: int = 15) -> float:
     """Mean distance between confidence and accuracy over bins of equal width, weighted by their counts.
 
     Of N decisions their probabilities, and whether they are right. Bins are closed on the right; 0 is in the first.
     """
     index = np.digitize(confidence, np.linspace(0, 1, bins + 1)[1:-1], right=True)
-    gaps = np.bincount(index, weights=np.subtract(correct, confidence), minlength=bins)
-    return float(np.abs(gaps).sum() / np.size(confidence))
+    gaps = np.bincount(index, weights=correct - confidence, minlength=bins)
+    return float(np.abs(gaps).sum() / len(confidence))
 
 
 def arrays(targets: ArrayLike, probabilities: ArrayLike, task: str) -> tuple[np.ndarray, np.ndarray]:
