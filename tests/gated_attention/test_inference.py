@@ -164,7 +164,7 @@ def test_the_global_branch_alone_has_no_instances(pictures, tmp_path, caplog):
 def test_temperature_beside_the_weights_is_applied(pictures, tmp_path):
     weights, network = _weights(tmp_path)
     same: dict[str, Any] = dict.fromkeys(("nll_before", "nll_after", "ece_before", "ece_after"), 0.5)
-    write_calibration(tmp_path / "calibration.json", 3.0, fitted_on="validation", n=9, **same)
+    write_calibration(tmp_path / "calibration.json", {"temperature": 3.0, "fitted_on": "validation", "n": 9, **same})
     row = _run(pictures / "sub", weights, tmp_path / "out")[0]
     with torch.no_grad():
         logits = network(load_image(pictures / "sub" / "strip.bmp")[None])[0]

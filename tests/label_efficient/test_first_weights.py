@@ -307,53 +307,38 @@ def test_released_weights_of_the_backbone_alone_leave_the_rest_as_it_is(num_clas
     assert [record.getMessage() for record in caplog.records] == expected
 
 
-def refused(network: Any, path: str, message: str) -> None:
+BRANCHES: list[Any] = [
+    ({"global_backbone": "resnet34"}, {}),
+    ({}, {"global_backbone": "resnet34"}),
+    # By names and shapes the smaller one is a part of the larger: half a network is none.
+    ({"instance_backbone": "resnet34"}, {}),
+    ({}, {"instance_backbone": "resnet34"}),
+    ({"instance_backbone": "resnet50"}, {}),
+    ({"attention": "se"}, {}),
+    ({}, {"attention": "channel"}),
+    ({"attention": "channel"}, {}),
+]
+OTHERS = [{"backbone": "resnet34"}, {"backbone": "densenet121"}, {"backbone": "vgg16"}, {"attention": "se"}]
+
+
+@pytest.mark.parametrize(
+    ("make", "earlier", "alone", "now", "message"),  # alone: released weights of the backbone
+    [
+        *((lsanet, other, alone, {}, "backbone.*attention") for other in OTHERS for alone in (False, True)),
+        (lsanet, {}, True, {"attention": "se"}, r"lacks \['backbone\.layer1\.0\.attention"),
+        (lsanet, {"lsa": "conv_k3"}, False, {}, r"lacks \['lsa\..*output_nodes and lsa"),
+        *((gated, earlier, False, now, "attention and both backbones") for earlier, now in BRANCHES),
+    ],
+    ids=str,
+)
+def test_weights_of_another_network_are_refused(make, earlier, alone, now, message, tmp_path):
+    network = make(**earlier)
+    path, _ = saved(tmp_path, network.backbone if alone else network)
+    network = make(**now)
     before = {k: v.clone() for k, v in network.state_dict().items()}
     with pytest.raises(ValueError, match=rf"ckpt_path: .*model\.pt does not fit.*{message}"):
         started(network, ckpt_path=path)
     assert all(torch.equal(v, before[k]) for k, v in network.state_dict().items())
-
-
-@pytest.mark.parametrize(
-    "other",
-    [{"backbone": "resnet34"}, {"backbone": "densenet121"}, {"backbone": "vgg16"}, {"attention": "se"}],
-    ids=str,
-)
-@pytest.mark.parametrize("whole", [True, False])
-def test_weights_of_another_backbone_or_attention_are_refused(whole, other, tmp_path):
-    network = lsanet(**other)
-    path, _ = saved(tmp_path, network if whole else network.backbone)
-    refused(lsanet(), path, "backbone.*attention")
-
-
-def test_weights_without_the_attention_of_the_network_are_refused(tmp_path):
-    path, _ = saved(tmp_path, lsanet().backbone)
-    refused(lsanet(attention="se"), path, r"lacks \['backbone\.layer1\.0\.attention")
-
-
-def test_weights_of_another_variant_of_layer_attention_are_refused(tmp_path):
-    path, _ = saved(tmp_path, lsanet(lsa="conv_k3"))
-    refused(lsanet(), path, r"lacks \['lsa\..*output_nodes and lsa")
-
-
-@pytest.mark.parametrize(
-    ("earlier", "now"),
-    [
-        ({"global_backbone": "resnet34"}, {}),
-        ({}, {"global_backbone": "resnet34"}),
-        # By names and shapes the smaller one is a part of the larger: half a network is none.
-        ({"instance_backbone": "resnet34"}, {}),
-        ({}, {"instance_backbone": "resnet34"}),
-        ({"instance_backbone": "resnet50"}, {}),
-        ({"attention": "se"}, {}),
-        ({}, {"attention": "channel"}),
-        ({"attention": "channel"}, {}),
-    ],
-    ids=str,
-)
-def test_weights_of_another_branch_are_refused(earlier, now, tmp_path):
-    path, _ = saved(tmp_path, gated(**earlier))
-    refused(gated(**now), path, "attention and both backbones")
 
 
 @pytest.mark.parametrize(

@@ -1,18 +1,16 @@
 """The figures against MedMNIST's evaluator, scikit-learn and loops written out."""
 
 import math
+from operator import itemgetter
 
 import numpy as np
 import pytest
 import torch
 from ignite.engine import Engine
-from medmnist.evaluator import Evaluator, getACC, getAUC
-from monai.bundle import ConfigParser
-from monai.data import decollate_batch
-from monai.handlers import IgniteMetricHandler, from_engine
+from medmnist.evaluator import getACC, getAUC
 from sklearn import metrics as reference
 
-from label_efficient.evaluation.epoch_scores import EpochScore
+from label_efficient.evaluation.epoch_scores import EpochScore, score_handler
 from label_efficient.evaluation.metrics import (
     TASKS,
     accuracy,
@@ -26,7 +24,6 @@ from label_efficient.evaluation.metrics import (
 from label_efficient.evaluation.thresholds import sensitivity_specificity, threshold_at_specificity
 
 MULTI_CLASS, BINARY, ORDINAL, MULTI_LABEL = TASKS
-FLAGS = {MULTI_CLASS: "bloodmnist", BINARY: "breastmnist", ORDINAL: "retinamnist", MULTI_LABEL: "chestmnist"}
 WIDTHS = {MULTI_CLASS: 8, BINARY: 2, ORDINAL: 5, MULTI_LABEL: 14}
 
 
@@ -62,15 +59,6 @@ def test_auc_and_accuracy_are_those_of_medmnist(task, tied, dtype):
         probabilities = probabilities.astype(dtype)
         assert auc(targets, probabilities, task) == pytest.approx(getAUC(targets, probabilities, task), rel=1e-13)
         assert accuracy(targets, probabilities, task) == pytest.approx(getACC(targets, probabilities, task), rel=1e-13)
-
-
-@pytest.mark.parametrize("task", TASKS)
-def test_summary_is_that_of_the_medmnist_evaluator(task, tmp_path):
-    targets, probabilities = predictions(task)
-    np.savez(tmp_path / f"{FLAGS[task]}.npz", test_labels=targets)
-    expected = Evaluator(FLAGS[task], "test", root=str(tmp_path)).evaluate(probabilities)
-    got = summary(targets, probabilities, task, names(task))
-    assert (got["auc"], got["acc"]) == pytest.approx((expected.AUC, expected.ACC), rel=1e-13)
 
 
 @pytest.mark.parametrize("tied", [False, True])
@@ -142,14 +130,12 @@ def test_rows_by_class_are_those_of_scikit_learn(task):
 @pytest.mark.parametrize("task", TASKS)
 def test_confusion_is_that_of_scikit_learn(task):
     targets, probabilities = predictions(task, seed=5)
-    got = confusion(targets, probabilities, task, WIDTHS[task])
+    got = confusion(targets, probabilities, task)
     if task == MULTI_LABEL:
         expected = reference.multilabel_confusion_matrix(targets, probabilities > 0.5)
     else:
         expected = reference.confusion_matrix(targets.ravel(), probabilities.argmax(axis=1))
     np.testing.assert_array_equal(got, expected)
-    with pytest.raises(ValueError, match="num_classes is 3"):
-        confusion(targets, probabilities, task, 3)
 
 
 @pytest.mark.parametrize("task", [MULTI_CLASS, ORDINAL])
@@ -191,7 +177,7 @@ def test_several_labels_may_be_one_column():
     assert auc(targets, probabilities, MULTI_LABEL) == pytest.approx(
         reference.roc_auc_score(targets[:, 0], probabilities[:, 0])
     )
-    assert confusion(targets, probabilities, MULTI_LABEL, 1).shape == (1, 2, 2)
+    assert confusion(targets, probabilities, MULTI_LABEL).shape == (1, 2, 2)
 
 
 @pytest.mark.filterwarnings("error")
@@ -200,47 +186,21 @@ def test_a_certain_and_wrong_prediction_has_a_finite_likelihood():
     assert got["nll"] == pytest.approx(-math.log(np.finfo(float).eps) / 2)
 
 
-def test_tensors_and_rounding_errors_are_accepted():
-    targets, probabilities = predictions(MULTI_CLASS)
-    expected = auc(targets, probabilities, MULTI_CLASS)
-    tensor = torch.tensor(probabilities, requires_grad=True)
-    assert auc(torch.tensor(targets), tensor, MULTI_CLASS) == expected
-    assert accuracy([0, 1], [[1 + 1e-7, -1e-7], [1e-4, 1]], MULTI_CLASS) == 1
-
-
 @pytest.mark.parametrize(
     ("targets", "probabilities", "task", "message"),
     [
-        ([0, 1], [[0.5, 0.5]] * 2, "multiclass", "task must be one of .* got 'multiclass'"),
-        ([0, 1], [0.5, 0.5], MULTI_CLASS, r"probabilities must be \(N > 0, K >= 2\).* got \(2,\)"),
-        ([], np.zeros((0, 3)), MULTI_CLASS, r"got \(0, 3\)"),
-        ([0, 1], [[1.0], [1.0]], MULTI_CLASS, r"got \(2, 1\)"),
-        ([0, 1], [[0.2, 0.3, 0.5]] * 2, BINARY, r"\(N > 0, 2\).* got \(2, 3\)"),
-        ([0, 1], [[0.5, math.nan]] * 2, BINARY, "probabilities must be finite, got 2"),
-        ([0, 1], [[0.5, "high"]] * 2, BINARY, "probabilities must be an array of numbers, got list"),
-        ([0, 1], [[2.0, -1.0]] * 2, BINARY, r"within \[0, 1\], got -1 to 2"),
-        ([0, 1], [[0.5, 0.5], [0.5, 0.6]], BINARY, "sum to 1 within 0.001 .* row 1 sums to 1.1"),
-        ([0, 1, 1], [[0.5, 0.5]] * 2, BINARY, r"targets must be \(2,\) .* got \(3,\)"),
-        ([[0, 1]], [[0.5, 0.5]] * 2, BINARY, r"got \(1, 2\)"),
-        ([0, 2], [[0.5, 0.5]] * 2, BINARY, "whole numbers from 0 to 1 .* got 2"),
-        ([0, -1], [[0.5, 0.5]] * 2, MULTI_CLASS, "got -1"),
-        ([0, 0.5], [[0.5, 0.5]] * 2, ORDINAL, "got 0.5"),
-        ([0, math.nan], [[0.5, 0.5]] * 2, ORDINAL, "targets must be finite"),
-        ([0, 1], [[0.5, 0.5]] * 2, MULTI_LABEL, r"targets must be \(2, 2\) .* got \(2,\)"),
-        ([[0, 2]], [[0.5, 0.9]], MULTI_LABEL, "from 0 to 1 .* got 2"),
+        ([], np.zeros((0, 3)), MULTI_CLASS, r"targets \(0,\) .* \(0, 3\)"),
+        ([0, 1], [[0.5, math.nan]] * 2, BINARY, r"within \[0, 1\], got nan"),
+        ([0, 1], [[2.0, -1.0]] * 2, BINARY, r"within \[0, 1\], got -1 to 2"),  # logits
+        ([0, 1, 1], [[0.5, 0.5]] * 2, BINARY, r"targets \(3,\) and probabilities \(2, 2\)"),
+        ([[0, 1]], [[0.5, 0.5]] * 2, MULTI_LABEL, r"targets \(1, 2\)"),
     ],
 )
 @pytest.mark.parametrize("figure", [auc, accuracy])
-def test_wrong_input_is_refused(figure, targets, probabilities, task, message):
+def test_what_is_no_prediction_is_refused(figure, targets, probabilities, task, message):
     with pytest.raises(ValueError, match=message):
         figure(targets, probabilities, task)
-
-
-@pytest.mark.parametrize("figure", [summary, per_class, undefined_classes])
-@pytest.mark.parametrize("classes", [["a"], ["a", "b", "c"], "ab"])
-def test_names_must_fit_the_columns(figure, classes):
-    with pytest.raises(ValueError, match="classes must be 2 names"):
-        figure([0, 1], [[0.5, 0.5]] * 2, BINARY, classes)
+    assert accuracy([0, 1], [[1 + 1e-7, -1e-7], [1e-4, 1]], MULTI_CLASS) == 1  # rounding errors are none
 
 
 def ece_loop(confidence, correct, bins):
@@ -267,30 +227,6 @@ def test_calibration_error_is_that_of_a_loop(bins, on_edges):
     correct = rng.uniform(0, 1, 200) < 0.5
     expected = ece_loop(confidence, correct, bins)
     assert expected_calibration_error(confidence, correct, bins) == pytest.approx(expected, abs=1e-12)
-
-
-def test_calibration_error_by_hand():
-    assert expected_calibration_error([0.9, 0.9, 0.9, 0.9], [1, 1, 1, 0]) == pytest.approx(0.15)
-    assert expected_calibration_error([1, 1], [True, True]) == 0
-    assert expected_calibration_error([0, 1], [True, False]) == 1
-
-
-@pytest.mark.parametrize(
-    ("confidence", "correct", "bins", "message"),
-    [
-        ([], [], 15, r"got \(0,\)"),
-        ([0.5], [1, 0], 15, r"got \(1,\) and \(2,\)"),
-        ([[0.5]], [[1]], 15, r"got \(1, 1\)"),
-        ([1.5], [1], 15, "within"),
-        ([math.nan], [1], 15, "finite"),
-        ([0.5], [2], 15, "true or false"),
-        ([0.5], [1], 0, "bins must be a positive integer, got 0"),
-        ([0.5], [1], 1.5, "got 1.5"),
-    ],
-)
-def test_calibration_error_refuses(confidence, correct, bins, message):
-    with pytest.raises(ValueError, match=message):
-        expected_calibration_error(confidence, correct, bins)
 
 
 @pytest.mark.parametrize("tied", [False, True])
@@ -326,45 +262,21 @@ def test_threshold_is_applied_to_other_data():
     assert alone["sensitivity"] == 0.5 and math.isnan(alone["specificity"])
 
 
-@pytest.mark.parametrize(
-    ("targets", "probabilities", "specificity", "message"),
-    [
-        ([0, 1], [[0.5, 0.5]] * 2, 0, "between 0 and 1, both excluded, got 0"),
-        ([0, 1], [[0.5, 0.5]] * 2, 1, "got 1"),
-        ([0, 1], [[0.5, 0.5]] * 2, math.nan, "got nan"),
-        ([0, 0], [[0.5, 0.5]] * 2, 0.9, "Both classes are needed .* all targets are 0"),
-        ([1, 1], [[0.5, 0.5]] * 2, 0.9, "all targets are 1"),
-        ([0, 1], [[0.2, 0.3, 0.5]] * 2, 0.9, r"got \(2, 3\)"),
-        ([0, 2], [[0.5, 0.5]] * 2, 0.9, "from 0 to 1"),
-    ],
-)
-def test_threshold_refuses(targets, probabilities, specificity, message):
-    with pytest.raises(ValueError, match=message):
-        threshold_at_specificity(targets, probabilities, specificity)
+@pytest.mark.parametrize("present", [0, 1])
+def test_a_threshold_needs_both_classes(present):
+    with pytest.raises(ValueError, match=f"Both classes are needed .* all targets are {present}"):
+        threshold_at_specificity([present] * 2, [[0.5, 0.5]] * 2, 0.9)
 
 
-def test_an_infinite_threshold_is_refused():
-    with pytest.raises(ValueError, match="threshold must be a finite number"):
-        sensitivity_specificity([0, 1], [[0.5, 0.5]] * 2, math.inf)
-
-
-@pytest.mark.parametrize("decollated", [False, True])
 @pytest.mark.parametrize("score", ["auc", "acc"])
 @pytest.mark.parametrize("task", TASKS)
-def test_epoch_score_in_an_ignite_engine(task, score, decollated):
+def test_epoch_score_in_an_ignite_engine(task, score):
     def step(engine, rows):
         targets, probabilities = data
         shown = targets[rows] if task == MULTI_LABEL else targets[rows, 0]
-        batch = {"pred": torch.tensor(probabilities[rows]), "label": torch.tensor(shown)}
-        return decollate_batch(batch) if decollated else batch
+        return {"pred": torch.tensor(probabilities[rows]), "label": torch.tensor(shown)}
 
-    config = {
-        "_target_": "IgniteMetricHandler",
-        "metric_fn": {"_target_": "label_efficient.evaluation.epoch_scores.EpochScore", "score": score, "task": task},
-        "output_transform": "$monai.handlers.from_engine(['pred', 'label'])",
-    }
-    handler = ConfigParser({"imports": ["$import monai"], "handler": config}).get_parsed_content("handler")
-    assert isinstance(handler, IgniteMetricHandler)
+    handler = score_handler(score, task=task, output_transform=itemgetter("pred", "label"))
     engine = Engine(step)
     handler.attach(engine, "score")
     reference_score = getAUC if score == "auc" else getACC
@@ -372,20 +284,6 @@ def test_epoch_score_in_an_ignite_engine(task, score, decollated):
         data = predictions(task, seed)
         state = engine.run(np.array_split(np.arange(120), 7), max_epochs=2)
         assert state.metrics["score"] == pytest.approx(reference_score(*data, task), rel=1e-12)
-    assert [len(buffer) for buffer in state.metric_details["score"]] == [120, 120]
-
-
-def test_epoch_score_of_half_precision_and_column_labels():
-    score = EpochScore(score="acc", task=BINARY)
-    score(torch.tensor([[0.75, 0.25], [0.25, 0.75]], dtype=torch.float16), torch.tensor([[0.0], [1.0]]))
-    value = score.aggregate()
-    assert value.dtype == torch.float64 and value.item() == 1
-    score.reset()
-    score([torch.tensor([0.75, 0.25]), torch.tensor([0.25, 0.75])], [0, 0])  # numbers, as decollated labels
-    assert score.aggregate().item() == 0.5
-    score.reset()
-    with pytest.raises(ValueError, match="No image was seen"):
-        score.aggregate()
 
 
 def test_epoch_score_without_a_class_is_undefined_and_warns_once(caplog):
@@ -393,27 +291,6 @@ def test_epoch_score_without_a_class_is_undefined_and_warns_once(caplog):
     score(torch.tensor([[0.7, 0.2, 0.1], [0.2, 0.7, 0.1]]), torch.tensor([0, 1]))
     assert math.isnan(score.aggregate()) and math.isnan(score.aggregate())
     assert [record.getMessage()[-8:] for record in caplog.records] == ["class 2."]
-
-
-def test_epoch_score_refuses():
-    with pytest.raises(ValueError, match=r"score must be one of .* got 'f1'"):
-        EpochScore(score="f1", task=BINARY)
-    with pytest.raises(ValueError, match=r"task must be one of .* got 'binary'"):
-        EpochScore(score="auc", task="binary")
-    score, probabilities = EpochScore(score="auc", task=BINARY), torch.tensor([[0.5, 0.5]] * 2)
-    with pytest.raises(ValueError, match="needs targets"):
-        score(probabilities)
-    with pytest.raises(ValueError, match="2 predictions and no targets"):
-        score(list(probabilities))
-    with pytest.raises(ValueError, match="2 predictions and 1 targets"):
-        score(list(probabilities), [1])
-    with pytest.raises(ValueError, match="2 predictions and 3 targets"):
-        score(probabilities, torch.tensor([0, 1, 1]))
-    with pytest.raises(ValueError, match="whole numbers"):
-        score(probabilities, torch.tensor([0.5, 1.0]))
-    score(torch.tensor([[3.0, -2.0], [0.5, 0.5]]), torch.tensor([0, 1]))  # logits
-    with pytest.raises(ValueError, match=r"within \[0, 1\]"):
-        score.aggregate()
 
 
 def score_on_a_rank(rank, folder):
@@ -427,10 +304,7 @@ def score_on_a_rank(rank, folder):
             return {"pred": torch.tensor(probabilities[batch]), "label": torch.tensor(targets[batch, 0])}
 
         engine = Engine(step)
-        transform = from_engine(["pred", "label"])
-        IgniteMetricHandler(metric_fn=EpochScore(score="auc", task=MULTI_CLASS), output_transform=transform).attach(
-            engine, "auc"
-        )
+        score_handler("auc", task=MULTI_CLASS, output_transform=itemgetter("pred", "label")).attach(engine, "auc")
         state = engine.run(np.array_split(np.arange(120)[share], 3 + rank), max_epochs=1)
         (folder / f"{rank}.txt").write_text(repr(state.metrics["auc"]))
     finally:

@@ -341,7 +341,7 @@ def test_temperature_beside_the_weights_is_applied(pictures, tmp_path):
     weights, _ = _weights(tmp_path)
     plain = float(_run(pictures / "sub", weights, tmp_path / "out")[0]["p_NORMAL"])
     same: dict[str, Any] = dict.fromkeys(("nll_before", "nll_after", "ece_before", "ece_after"), 0.5)
-    write_calibration(tmp_path / "calibration.json", 3.0, fitted_on="validation", n=9, **same)
+    write_calibration(tmp_path / "calibration.json", {"temperature": 3.0, "fitted_on": "validation", "n": 9, **same})
     calibrated = float(_run(pictures / "sub", weights, tmp_path / "out")[0]["p_NORMAL"])
     logit = np.log(plain / (1 - plain))
     assert calibrated == pytest.approx(1 / (1 + np.exp(-logit / 3)), abs=5e-6) and calibrated != plain

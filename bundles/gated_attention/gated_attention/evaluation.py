@@ -83,7 +83,7 @@ class Evaluation(ClassifierEvaluation):
         if self.boxes is not None:
             self.coverage = self._coverage(self.boxes, outcomes["test"].found["attention_map"])
             metrics["coverage"] = self.coverage.metrics() | {"remarks": self.boxes.remarks}
-        return metrics
+        return metrics | super().more_metrics(outcomes)
 
     def _coverage(self, boxes: ReferenceBoxes, maps: torch.Tensor) -> CoverageResult:
         masks = attention_mask(maps, self.settings["threshold"], self.settings["image_size"]).numpy()
@@ -106,14 +106,11 @@ class Evaluation(ClassifierEvaluation):
         """Draw the figures and write the report of the test images, before and after calibration."""
         write_run_report(
             self.output_dir,
-            data=self.data,
-            settings=self.settings,
-            metrics=metrics,
+            **self.reported(metrics),
             raw=raw["test"],
             calibrated=outcomes["test"],
             looked=outcomes["test"].found,
             instance_pictures=InstancePictures(self.network),
             coverage=self.coverage,
-            history=self.history(),
             picture=self.pictures.image,
         )

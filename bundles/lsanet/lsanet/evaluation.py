@@ -45,12 +45,9 @@ class Evaluation(ClassifierEvaluation):
         """Draw the figures and write the report of the test images, before and after calibration."""
         write_run_report(
             self.output_dir,
-            data=self.data,
-            settings=self.settings,
-            metrics=metrics,
+            **self.reported(metrics),
             probabilities=outcomes["test"].probabilities,
             raw_probabilities=raw["test"].probabilities,
             uncertainty=outcomes["test"].uncertainty,
-            history=self.history(),
             picture=ImageSet(self.data.splits["test"], self.preprocess).image,
         )

@@ -53,7 +53,7 @@ def write_run_report(
             figures_section(metrics),
             data_section(page.data),
             *page.training(draw_training),
-            class_section(folder, shown, metrics["test_per_class"], metrics.get("test_confusion")),
+            class_section(folder, shown, metrics["test_per_class"], metrics["test_confusion"]),
             calibration_section(folder, shown, metrics["temperature"]),
             hardest_section(shown),
         ],

@@ -166,16 +166,13 @@ class Evaluation(RunEvaluation[ChestOutcome]):
         )
         write_run_report(
             self.output_dir,
-            data=self.data,
-            settings=self.settings,
-            metrics=metrics,
+            **self.reported(metrics),
             parts=parts,
             outcomes=outcomes,
             probabilities=after,
             raw_probabilities=before,
             network=self.network,
             device=self.device,
-            history=self.history(),
         )
 
     def show(self, metrics: Mapping[str, Any]) -> None:

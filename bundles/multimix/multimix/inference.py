@@ -42,6 +42,8 @@ class PredictionWriter(InferenceWriter):
         SettingsError: If the method lacks what an overlay shows.
     """
 
+    name_files = staticmethod(mask_names)
+
     def __init__(
         self,
         *,
@@ -73,10 +75,6 @@ class PredictionWriter(InferenceWriter):
         self.empty: list[str] = []
         self.mask_columns: dict[int, dict[str, Any]] = {}
         self.previews: list[tuple[float, int, np.ndarray | None]] = []  # a heap, the most certain first
-
-    def name_files(self, files: Sequence[str]) -> dict[str, str]:
-        """Names of the masks."""
-        return mask_names(files)
 
     def interpret(self, output: Mapping[str, Any]) -> tuple[torch.Tensor | None, torch.Tensor]:
         """Probabilities of the classes and uncertainty; masks and maps of the batch are kept for its jobs."""

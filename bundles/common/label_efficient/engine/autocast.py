@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
+from ignite.utils import apply_to_tensor
 from monai.inferers import SimpleInferer
 
 _HALF = (torch.float16, torch.bfloat16)
@@ -57,12 +58,4 @@ class AutocastInferer(SimpleInferer):
         device = first.device.type
         with torch.autocast(device, enabled=half_precision(self.amp, device)):
             output = network(inputs, *args, **kwargs)
-        return _in_single(output)
-
-
-def _in_single(output: Any) -> Any:
-    if isinstance(output, Mapping):
-        return {name: _in_single(value) for name, value in output.items()}
-    if isinstance(output, tuple):
-        return tuple(_in_single(value) for value in output)
-    return output.float() if output.dtype in _HALF else output
+        return apply_to_tensor(output, lambda value: value.float() if value.dtype in _HALF else value)

@@ -1,5 +1,7 @@
 """The moving average of a network's weights."""
 
+from dataclasses import dataclass
+
 import torch
 from ignite.engine import Engine, Events
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
@@ -13,6 +15,7 @@ def moving_average(network: torch.nn.Module, decay: float) -> AveragedModel | No
     return AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(decay)) if decay else None
 
 
+@dataclass(eq=False)
 class MovingAverage:
     """Takes the network's weights into their average after every step.
 
@@ -21,16 +24,10 @@ class MovingAverage:
         network: Whose weights are averaged, not wrapped.
     """
 
-    def __init__(self, average: AveragedModel | None, network: torch.nn.Module) -> None:
-        self.average = average
-        self.network = network
+    average: AveragedModel | None
+    network: torch.nn.Module
 
     def attach(self, engine: Engine) -> None:
         """Register on the trainer."""
-        if self.average is not None:
-            engine.add_event_handler(Events.ITERATION_COMPLETED, self)
-
-    def __call__(self, engine: Engine) -> None:
-        """Take the step that has just been made into the average."""
-        if self.average is not None:
-            self.average.update_parameters(self.network)
+        if (average := self.average) is not None:
+            engine.add_event_handler(Events.ITERATION_COMPLETED, lambda: average.update_parameters(self.network))

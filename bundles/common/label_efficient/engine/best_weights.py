@@ -3,6 +3,7 @@
 import logging
 import math
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -15,42 +16,26 @@ from label_efficient.networks.weights import save_model
 logger = logging.getLogger(__name__)
 
 
+@dataclass(kw_only=True, eq=False)
 class BestWeights:
     """Writes `model.pt`, with `model.json` beside it, after every validation that is better than all before.
 
-    Args:
-        ckpt_dir: Folder of the two.
-        shipped: The module whose weights they are.
-        validator: Evaluator that has run when an epoch ends.
-        key_metric: Name of its metric that chooses, the larger the better.
-        model_info: Content of `model.json`: network, classes, preprocessing.
-        early_stop_patience: Stop after so many validations without a better one; 0 never stops.
-        val_interval: Validation runs every so many epochs.
+    Args as of `records.RunRecord`; `shipped` is the module whose weights they are. The run stops after
+    `early_stop_patience` validations without a better one; never with 0.
 
     Raises:
         ValueError: At the end of an epoch whose metric is not finite.
     """
 
-    def __init__(
-        self,
-        *,
-        ckpt_dir: Path,
-        shipped: torch.nn.Module,
-        validator: Engine,
-        key_metric: str,
-        model_info: Mapping[str, Any],
-        early_stop_patience: int = 0,
-        val_interval: int = 1,
-    ) -> None:
-        self.ckpt_dir = ckpt_dir
-        self.shipped = shipped
-        self.validator = validator
-        self.key_metric = key_metric
-        self.model_info = dict(model_info)
-        self.early_stop_patience = early_stop_patience
-        self.val_interval = val_interval
-        self.best: float | None = None
-        self.without_improvement = 0
+    ckpt_dir: Path
+    shipped: torch.nn.Module
+    validator: Engine
+    key_metric: str
+    model_info: Mapping[str, Any]
+    early_stop_patience: int
+    val_interval: int
+    best: float | None = field(default=None, init=False)
+    without_improvement: int = field(default=0, init=False)
 
     def state_dict(self) -> dict[str, Any]:
         """The best value so far, and how many validations ago it was."""
@@ -82,7 +67,7 @@ class BestWeights:
         if rank_and_size()[0] == 0:
             # A temperature fitted to other weights would go on changing the probabilities of these.
             (self.ckpt_dir / "calibration.json").unlink(missing_ok=True)
-            info = self.model_info | {"best_epoch": engine.state.epoch, f"val_{self.key_metric}": value}
+            info = {**self.model_info, "best_epoch": engine.state.epoch, f"val_{self.key_metric}": value}
             save_model(self.ckpt_dir / "model.pt", self.shipped.state_dict(), info)
 
     def stops(self, engine: Engine) -> bool:

@@ -3,6 +3,7 @@
 import logging
 import random
 from collections.abc import Collection, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,36 +25,20 @@ FREE_ON_RESUME = frozenset(
 )
 
 
+@dataclass(kw_only=True, eq=False)
 class Checkpoint:
     """Writes `checkpoint.pt` after every epoch, whole or not at all, and restores a run from it.
 
-    It holds the state of the parts, of the gradient scaler, and of the random numbers of every rank. Only rank 0
-    writes. (MONAI's `CheckpointSaver` keeps no random states.)
-
-    Args:
-        path: Of the file.
-        parts: What has a state to be saved and restored, by name.
-        settings: Of the run.
-        data_sha256: Checksum of the data.
-        free_on_resume: Settings of the bundle's own that may be others in a resumed run, beside `FREE_ON_RESUME`.
+    It holds the state of the `parts`, of the gradient scaler, and of the random numbers of every rank. Only rank 0
+    writes. (MONAI's `CheckpointSaver` keeps no random states.) The settings of a resumed run must be the same, but for
+    `FREE_ON_RESUME` and those of the bundle's own that are `free_on_resume`.
     """
 
-    def __init__(
-        self,
-        *,
-        path: Path,
-        parts: Mapping[str, Any],
-        settings: Settings,
-        data_sha256: str | None,
-        free_on_resume: Collection[str] = (),
-    ) -> None:
-        self.path = path
-        self.parts = dict(parts)
-        self.settings = settings
-        self.data_sha256 = data_sha256
-        self.free = FREE_ON_RESUME | set(free_on_resume)
-        if settings.get("lr_schedule") in ALONG_THE_RUN:
-            self.free -= {"max_epochs"}
+    path: Path
+    parts: Mapping[str, Any]
+    settings: Settings
+    data_sha256: str | None
+    free_on_resume: Collection[str]
 
     def attach(self, engine: Engine) -> None:
         """Register on the trainer, after the handlers whose states it saves."""
@@ -62,8 +47,11 @@ class Checkpoint:
 
     def __call__(self, engine: Engine) -> None:
         """Save the epoch that has just ended."""
-        random_states = _gathered(_random_state())
-        if rank_and_size()[0] != 0:
+        rank, num_ranks = rank_and_size()
+        random_states: list[Any] = [_random_state()] * num_ranks
+        if num_ranks > 1:
+            dist.all_gather_object(random_states, random_states[rank])
+        if rank != 0:
             return
         scaler = getattr(engine, "scaler", None)
         state = {name: part.state_dict() for name, part in self.parts.items()} | {
@@ -96,10 +84,13 @@ class Checkpoint:
 
     def _check(self, state: Mapping[str, Any]) -> None:
         ranks, before = rank_and_size()[1], state["settings"]
+        free = FREE_ON_RESUME.union(self.free_on_resume)
+        if self.settings.get("lr_schedule") in ALONG_THE_RUN:
+            free -= {"max_epochs"}
         differing = [
             f"{name} was {before.get(name)} and is {value!r}"
             for name, value in self.settings.items()
-            if name not in self.free and before.get(name) != repr(value)
+            if name not in free and before.get(name) != repr(value)
         ]
         if state["data_sha256"] != self.data_sha256:
             differing.append("the data have changed: their checksum is another one")
@@ -127,15 +118,6 @@ def _random_state() -> dict[str, Any]:
     if torch.cuda.is_available():
         state["cuda"] = torch.cuda.get_rng_state()
     return state
-
-
-def _gathered(state: dict[str, Any]) -> list[Any]:
-    ranks = rank_and_size()[1]
-    if ranks == 1:
-        return [state]
-    gathered: list[Any] = [None] * ranks
-    dist.all_gather_object(gathered, state)
-    return gathered
 
 
 def _restore_random_state(state: Mapping[str, Any]) -> None:

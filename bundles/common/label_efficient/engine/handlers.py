@@ -1,5 +1,6 @@
 """Ignite handlers that every bundle attaches."""
 
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -26,18 +27,15 @@ class OutputAsList:
         engine.state.output = [output]  # type: ignore[assignment]
 
 
+@dataclass(eq=False)
 class BuffersOfFirstRank:
     """Before an evaluation gives all processes the batch statistics of rank 0, whose weights are shipped.
 
     The network is evaluated without its distributed wrapper: that one exchanges buffers in every forward pass, and
     waits for ever where one process has a batch more than another.
-
-    Args:
-        network: That is evaluated, not wrapped.
     """
 
-    def __init__(self, network: torch.nn.Module) -> None:
-        self.network = network
+    network: torch.nn.Module
 
     def attach(self, engine: Engine) -> None:
         """Register on the evaluator."""

@@ -2,6 +2,7 @@
 
 import csv
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -13,26 +14,20 @@ from label_efficient.engine.distributed import rank_and_size
 from label_efficient.files import write_csv
 
 
+@dataclass(kw_only=True, eq=False)
 class History:
-    """Adds a row for every epoch: the metrics as `train_...` and `val_...`, and the learning rate. Rank 0 writes.
+    """Adds a row for every epoch: the metrics as `train_...` and `val_...`, and the learning rate at its start.
 
-    Args:
-        output_dir: Folder of the run.
-        optimizer: Whose learning rate at the start of the epoch is recorded.
-        validator: Evaluator that has run when an epoch ends.
-        val_interval: It runs every so many epochs.
+    Args as of `records.RunRecord`. Rank 0 writes.
     """
 
-    def __init__(
-        self, *, output_dir: Path, optimizer: torch.optim.Optimizer, validator: Engine, val_interval: int = 1
-    ) -> None:
-        self.output_dir = output_dir
-        self.optimizer = optimizer
-        self.validator = validator
-        self.val_interval = val_interval
-        self.rows: list[dict[str, Any]] = []
-        self.learning_rate = 0.0
-        self._summary_writer: Any = None
+    output_dir: Path
+    optimizer: torch.optim.Optimizer
+    validator: Engine
+    val_interval: int
+    rows: list[dict[str, Any]] = field(default_factory=list, init=False)
+    learning_rate: float = field(default=0.0, init=False)
+    _summary_writer: Any = field(default=None, init=False)
 
     def state_dict(self) -> dict[str, Any]:
         """The rows."""

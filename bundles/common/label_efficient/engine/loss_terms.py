@@ -32,7 +32,7 @@ class LossTerms:
         self.training = training
         self.ratios: Mapping[str, tuple[str, str]] = getattr(loss_function, "ratios", {})
         self.sums: dict[str, torch.Tensor] = {}
-        self.weight, self.images, self.started = 0, 0, 0.0
+        self.by_step, self.weight, self.images, self.started = False, 0, 0, 0.0
 
     def attach(self, engine: Engine) -> None:
         """Register on a trainer or an evaluator."""
@@ -51,23 +51,25 @@ class LossTerms:
                 loss = self.loss_function(output["pred"], output["label"])
         else:
             loss = output["loss"].detach()
-        by_step = "num_images" in output
-        images = output["num_images"] if by_step else len(output["label"])
+        self.by_step = "num_images" in output
+        images = output["num_images"] if self.by_step else len(output["label"])
         for name, value in {"loss": loss, **self.loss_function.terms}.items():
             # The sums stay on the device: reading them here would wait for it at every step.
-            self.sums[name] = self.sums.get(name, 0) + (value.float() if by_step else value.double() * images)
-        self.weight += 1 if by_step else images
+            self.sums[name] = self.sums.get(name, 0) + (value.float() if self.by_step else value.double() * images)
+        self.weight += 1 if self.by_step else images
         self.images += images
 
     def _report(self, engine: Engine) -> None:
         if not self.sums:
             return
-        sums = torch.stack([value.double() for value in self.sums.values()])
+        # Where the streams of a step decide which terms it has, ranks may meet them in another order.
+        names = sorted(self.sums) if self.by_step else list(self.sums)
+        sums = torch.stack([self.sums[name].double() for name in names])
         sums = torch.cat([sums, sums.new_tensor([self.weight, self.images])])
         if rank_and_size()[1] > 1:
             dist.all_reduce(sums)
         *values, weight, images = sums.tolist()
-        totals = dict(zip(self.sums, values, strict=True))
+        totals = dict(zip(names, values, strict=True))
         if self.training and not math.isfinite(totals["loss"]):
             raise ValueError(
                 f"training diverged: the loss is {totals['loss']} in epoch {engine.state.epoch}; try a smaller "

@@ -2,9 +2,9 @@
 
 import logging
 import os
-from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 
@@ -16,47 +16,26 @@ from label_efficient.settings import Settings
 logger = logging.getLogger(__name__)
 
 
-class ShownData(Protocol):
-    """What is shown of a data set: where it is from, its counts by section, remarks, and notes that warn."""
-
-    name: Any
-    source: Any
-    task: Any
-    notes: Any
-
-    def counts(self) -> list[dict[str, Any]]:
-        """Rows of a table."""
-
-    def remarks(self) -> Sequence[str]:
-        """Sentences below it."""
-
-
+@dataclass(kw_only=True)
 class Opening:
     """Starts the log of a run and says what is about to happen.
 
-    Args:
-        data: The data set.
-        settings: Of the run.
-        output_dir: Folder of the run; the log goes to `log_name` in it.
-        device: Where it will compute.
-        log_name: Name of the log file.
+    Of the data are shown `source`, `task`, `counts()`, `remarks()` and, as warnings, `notes`. The log goes to the file
+    `log_name` in `output_dir`.
     """
 
-    def __init__(
-        self, *, data: ShownData, settings: Settings, output_dir: str, device: str | torch.device, log_name: str
-    ) -> None:
-        self.data = data
-        self.settings = settings
-        self.output_dir = Path(output_dir)
-        self.device = torch.device(device)
-        self.log_name = log_name
+    data: Any
+    settings: Settings
+    output_dir: str
+    device: str | torch.device
+    log_name: str
 
     def show(self) -> None:
         """Log it, on rank 0."""
         if rank_and_size()[0] != 0:
             logging.getLogger().setLevel(logging.WARNING)
             return
-        log_to_file(self.output_dir / self.log_name)
+        log_to_file(Path(self.output_dir, self.log_name))
         if self.data.name == "demo":
             logger.info(
                 "SYNTHETIC DEMO DATA: the figures of this run say nothing about medical images. "
@@ -70,13 +49,11 @@ class Opening:
         changed = ", ".join(f"{name}={value!r}" for name, value in self.settings.changed.items())
         logger.info("settings other than the defaults: %s", changed or "none")
         threads = f"{torch.get_num_threads()} threads of {os.cpu_count()} cores"
-        name = torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else threads
-        ranks = rank_and_size()[1]
-        logger.info("device: %s (%s)%s", self.device, name, f", {ranks} processes" if ranks > 1 else "")
-        if self.settings["amp"]:
-            half = {"cuda": "float16", "cpu": "bfloat16"}.get(self.device.type, "half precision")
-            used = (
-                half if half_precision(self.settings["amp"], self.device) else "single precision, the faster one here"
-            )
-            logger.info("amp=%s: %s", self.settings["amp"], used)
+        device, ranks = torch.device(self.device), rank_and_size()[1]
+        name = torch.cuda.get_device_name(device) if device.type == "cuda" else threads
+        logger.info("device: %s (%s)%s", device, name, f", {ranks} processes" if ranks > 1 else "")
+        if amp := self.settings["amp"]:
+            half = {"cuda": "float16", "cpu": "bfloat16"}.get(device.type, "half precision")
+            used = half if half_precision(amp, device) else "single precision, the faster one here"
+            logger.info("amp=%s: %s", amp, used)
         logger.info("output: %s", self.output_dir)

@@ -3,6 +3,7 @@
 import logging
 import sys
 import time
+from dataclasses import dataclass, field
 from typing import Any
 
 from ignite.engine import Engine, Events
@@ -14,22 +15,20 @@ from label_efficient.engine.log import duration
 logger = logging.getLogger(__name__)
 
 
+@dataclass(eq=False)
 class Progress:
     """Shows a run: a progress bar on a terminal, a plain line per epoch in the log.
 
-    Args:
-        validator: Evaluator that has run when the epoch's line is written.
-        key_metric: Its metric to show.
-        batch_size: Images per step and process.
+    Of the validator, which has run when the epoch's line is written, the key metric is shown; `batch_size` is per step
+    and process.
     """
 
-    def __init__(self, validator: Engine, key_metric: str, batch_size: int) -> None:
-        self.validator = validator
-        self.key_metric = key_metric
-        self.batch_size = batch_size * rank_and_size()[1]
-        self.bar: tqdm | None = None
-        self.started = 0.0
-        self.start_epoch = 0
+    validator: Engine
+    key_metric: str
+    batch_size: int
+    bar: tqdm | None = field(default=None, init=False)
+    started: float = field(default=0.0, init=False)
+    start_epoch: int = field(default=0, init=False)
 
     def attach(self, engine: Engine) -> None:
         """Register on the trainer, after the validation."""
@@ -42,13 +41,13 @@ class Progress:
             self.started, self.start_epoch = time.perf_counter(), engine.state.epoch - 1
         if sys.stderr.isatty() and rank_and_size()[0] == 0:
             text = f"epoch {engine.state.epoch}/{engine.state.max_epochs}"
-            total = (engine.state.epoch_length or 0) * self.batch_size
+            total = (engine.state.epoch_length or 0) * self.batch_size * rank_and_size()[1]
             self.bar = tqdm(desc=text, total=total, unit="img", leave=False, mininterval=0.5)
 
     def _iteration(self, engine: Engine) -> None:
         if self.bar is None:
             return
-        self.bar.update(self.batch_size)
+        self.bar.update(self.batch_size * rank_and_size()[1])
         if engine.state.iteration % 20 == 0:
             # Reading the loss waits for the device: seldom enough not to slow it down.
             output: Any = engine.state.output
@@ -66,6 +65,5 @@ class Progress:
         metrics = {**engine.state.metrics, f"val {self.key_metric}": self.validator.state.metrics.get(self.key_metric)}
         terms = [name for name in metrics if name.endswith("_loss")]
         shown = ("loss", *terms, f"val {self.key_metric}", "images_per_second")
-        parts = [f"{n.replace('_', ' ')} {metrics[n]:.4g}" for n in shown if metrics.get(n) is not None]
-        text = ", ".join(parts)
+        text = ", ".join(f"{n.replace('_', ' ')} {metrics[n]:.4g}" for n in shown if metrics.get(n) is not None)
         logger.info("epoch %d/%d: %s, %s left", engine.state.epoch, engine.state.max_epochs, text, duration(left))

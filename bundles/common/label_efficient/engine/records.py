@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Collection, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from label_efficient.settings import Settings
 logger = logging.getLogger(__name__)
 
 
+@dataclass(kw_only=True, eq=False)
 class RunRecord:
     """Keeps a run's files in `output_dir`, whole at any moment, and resumes from them bit by bit.
 
@@ -40,47 +42,41 @@ class RunRecord:
         free_on_resume: Settings of the bundle's own that may be others in a resumed run.
     """
 
-    def __init__(
-        self,
-        *,
-        output_dir: str,
-        ckpt_dir: str,
-        network: torch.nn.Module,
-        evaluated: torch.nn.Module,
-        optimizer: torch.optim.Optimizer,
-        scheduler: Any,
-        validator: Engine,
-        key_metric: str,
-        settings: Settings,
-        model_info: Mapping[str, Any],
-        average: torch.nn.Module | None = None,
-        free_on_resume: Collection[str] = (),
-    ) -> None:
-        self.output_dir = Path(output_dir)
-        self.settings = settings
-        interval = settings["val_interval"]
+    output_dir: Path
+    ckpt_dir: str
+    network: torch.nn.Module
+    evaluated: torch.nn.Module
+    optimizer: torch.optim.Optimizer
+    scheduler: Any
+    validator: Engine
+    key_metric: str
+    settings: Settings
+    model_info: Mapping[str, Any]
+    average: torch.nn.Module | None = None
+    free_on_resume: Collection[str] = ()
+
+    def __post_init__(self) -> None:
+        self.output_dir = Path(self.output_dir)
+        validated: Any = {"validator": self.validator, "val_interval": self.settings["val_interval"]}
         self.best_weights = BestWeights(
-            ckpt_dir=Path(ckpt_dir),
-            shipped=evaluated,
-            validator=validator,
-            key_metric=key_metric,
-            model_info=model_info,
-            early_stop_patience=settings["early_stop_patience"],
-            val_interval=interval,
+            ckpt_dir=Path(self.ckpt_dir),
+            shipped=self.evaluated,
+            key_metric=self.key_metric,
+            model_info=self.model_info,
+            early_stop_patience=self.settings["early_stop_patience"],
+            **validated,
         )
-        self.history = History(
-            output_dir=self.output_dir, optimizer=optimizer, validator=validator, val_interval=interval
-        )
+        self.history = History(output_dir=self.output_dir, optimizer=self.optimizer, **validated)
         # What is there at the start: a trainer may be run more than once.
         self.at_start = {"best": self.best_weights.state_dict(), "history": self.history.state_dict()}
-        parts = {"model": network, "optimizer": optimizer, "scheduler": scheduler, "average": average}
-        parts |= {"best": self.best_weights, "history": self.history}
+        parts = {"model": self.network, "optimizer": self.optimizer, "scheduler": self.scheduler}
+        parts |= {"average": self.average, "best": self.best_weights, "history": self.history}
         self.checkpoint = Checkpoint(
             path=self.output_dir / "checkpoint.pt",
             parts={name: part for name, part in parts.items() if part is not None},
-            settings=settings,
-            data_sha256=model_info.get("data_sha256"),
-            free_on_resume=free_on_resume,
+            settings=self.settings,
+            data_sha256=self.model_info.get("data_sha256"),
+            free_on_resume=self.free_on_resume,
         )
         self.config = config_being_parsed()
 

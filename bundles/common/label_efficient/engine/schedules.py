@@ -1,6 +1,7 @@
 """How the learning rate falls."""
 
 import math
+from typing import Any
 
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
@@ -39,28 +40,6 @@ def rate_factor(schedule: str, epoch: float, *, max_epochs: int, lr_step: int = 
     raise ValueError(f"schedule is {schedule!r}, expected cosine or one of {', '.join(LR_SCHEDULES)}")
 
 
-def lr_scheduler(
-    optimizer: Optimizer,
-    schedule: str,
-    *,
-    max_epochs: int,
-    lr_step: int = 1,
-    lr_factor: float = 1.0,
-    steps_per_epoch: int = 1,
-) -> LambdaLR:
-    """Scheduler of an optimizer's learning rate, see `rate_factor`.
-
-    Args:
-        optimizer: Whose rate falls.
-        schedule: As of `rate_factor`, like the following.
-        max_epochs: Length of the run.
-        lr_step: Epochs of a step.
-        lr_factor: Of a step.
-        steps_per_epoch: How often it is asked in an epoch.
-    """
-
-    def factor(step: int) -> float:
-        epoch = step / steps_per_epoch
-        return rate_factor(schedule, epoch, max_epochs=max_epochs, lr_step=lr_step, lr_factor=lr_factor)
-
-    return LambdaLR(optimizer, factor)
+def lr_scheduler(optimizer: Optimizer, schedule: str, *, steps_per_epoch: int = 1, **kwargs: Any) -> LambdaLR:
+    """Scheduler by `rate_factor`, which takes `kwargs`; it is asked `steps_per_epoch` times in an epoch."""
+    return LambdaLR(optimizer, lambda step: rate_factor(schedule, step / steps_per_epoch, **kwargs))

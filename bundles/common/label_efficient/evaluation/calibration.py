@@ -3,11 +3,13 @@
 import json
 import logging
 import math
-import os
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
+import numpy as np
 import torch
+from pydantic import BaseModel, Field, PositiveFloat, ValidationError
 from scipy.optimize import brentq
 from torch.nn import functional
 
@@ -17,30 +19,52 @@ logger = logging.getLogger(__name__)
 
 LOWEST, HIGHEST = 1 / 20, 20.0  # temperatures searched
 
-_NUMBERS = ("temperature", "nll_before", "nll_after", "ece_before", "ece_after")
-_OPERATING_NUMBERS = ("threshold", "target_specificity", "sensitivity", "specificity")
-_POSITIVE, _FRACTIONS = ("temperature",), ("ece_before", "ece_after", "sensitivity", "specificity")
+Fraction = Annotated[float, Field(ge=0, le=1)]
+Name = Annotated[str, Field(min_length=1)]
 
 
-def fit_temperature(logits: Any, targets: Any, multi_label: bool = False) -> float:
+class OperatingPoint(BaseModel, strict=True, allow_inf_nan=False):
+    """Threshold of a binary task, of the probability after scaling, and what it reaches on the data of `fitted_on`."""
+
+    threshold: float
+    target_specificity: Annotated[float, Field(gt=0, lt=1)]
+    sensitivity: Fraction
+    specificity: Fraction
+    fitted_on: Name
+
+
+class Calibration(BaseModel, strict=True, allow_inf_nan=False):
+    """Content of `calibration.json`: likelihood and calibration error are of the `n` samples of `fitted_on`."""
+
+    temperature: PositiveFloat
+    fitted_on: Name
+    n: Annotated[int, Field(ge=2)]
+    nll_before: float
+    nll_after: float
+    ece_before: Fraction
+    ece_after: Fraction
+    operating_point: OperatingPoint | None = None
+
+
+def fit_temperature(logits: torch.Tensor, targets: np.ndarray, multi_label: bool = False) -> float:
     """Temperature that minimises the negative log-likelihood of validation data.
 
     The likelihood is convex in 1 / T, so the zero of its slope is bracketed and found, in float64 and without
     randomness. The result is never worse than T = 1.
 
     Args:
-        logits: ``(N, K)``, N >= 2, of images that were not trained on.
-        targets: class indices ``(N,)`` or ``(N, 1)``, or 0/1 ``(N, K)`` with ``multi_label``.
-        multi_label: whether the K columns are sigmoids of their own rather than one softmax.
+        logits: N x K, of images that were not trained on.
+        targets: Class indices (N,), or 0/1 N x K.
+        multi_label: Whether the K columns are sigmoids of their own rather than one softmax.
 
     Returns:
         The temperature, in [1/20, 20]. 1 where the likelihood does not depend on it. At an end of the range
         a warning is logged: the true minimum lies beyond, as for perfectly separated classes.
     """
-    logits, targets = _check(logits, targets, multi_label)
+    logits, classes = logits.double(), torch.as_tensor(targets).long()
 
     def slope(log_scale: float) -> float:
-        return _slope(logits, targets, math.exp(log_scale), multi_label)
+        return _slope(logits, classes, math.exp(log_scale), multi_label)
 
     lower, upper = -math.log(HIGHEST), -math.log(LOWEST)  # of log(1 / T)
     slope_lower, slope_upper = slope(lower), slope(upper)
@@ -52,7 +76,7 @@ def fit_temperature(logits: Any, targets: Any, multi_label: bool = False) -> flo
         temperature = LOWEST
     else:
         temperature = math.exp(-brentq(slope, lower, upper, xtol=1e-15))
-    if _nll(logits / temperature, targets, multi_label) > _nll(logits, targets, multi_label):
+    if _nll(logits / temperature, classes, multi_label) > _nll(logits, classes, multi_label):
         return 1.0  # only by rounding, where T = 1 is the minimum
     if temperature in (LOWEST, HIGHEST):
         logger.warning(
@@ -62,111 +86,40 @@ def fit_temperature(logits: Any, targets: Any, multi_label: bool = False) -> flo
     return temperature
 
 
-def write_calibration(
-    path: str | os.PathLike[str],
-    temperature: float,
-    *,
-    fitted_on: str,
-    n: int,
-    nll_before: float,
-    nll_after: float,
-    ece_before: float,
-    ece_after: float,
-    operating_point: dict[str, Any] | None = None,
-) -> None:
-    """Write a calibration as JSON, whole or not at all.
-
-    Args:
-        path: the file; its folder is made where absent.
-        temperature: as ``fit_temperature`` returns it.
-        fitted_on: name of the data, such as ``"validation"``.
-        n: number of samples it was fitted on.
-        nll_before: negative log-likelihood of these samples at T = 1.
-        nll_after: the same at the temperature.
-        ece_before: expected calibration error at T = 1.
-        ece_after: the same at the temperature.
-        operating_point: for binary tasks: ``threshold`` (of the probability after scaling),
-            ``target_specificity``, ``sensitivity``, ``specificity`` and ``fitted_on``.
-    """
-    path = Path(path)
-    record: dict[str, Any] = {
-        "temperature": temperature,
-        "fitted_on": fitted_on,
-        "n": n,
-        "nll_before": nll_before,
-        "nll_after": nll_after,
-        "ece_before": ece_before,
-        "ece_after": ece_after,
-    }
-    if operating_point is not None:
-        record["operating_point"] = operating_point
-    _check_record(record, path)
-    write_json(path, record)
-
-
-def read_calibration(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """Read what ``write_calibration`` wrote.
+def write_calibration(path: Path, record: Mapping[str, Any]) -> None:
+    """Write the fields of `Calibration` as JSON, whole or not at all.
 
     Raises:
-        ValueError: naming the file and the key, where a key is missing or its value is not what it must be.
+        ValueError: As of `read_calibration`.
     """
-    path = Path(path)
+    write_json(path, _checked(record, path))
+
+
+def read_calibration(path: Path) -> dict[str, Any]:
+    """Read what `write_calibration` wrote.
+
+    Raises:
+        ValueError: Naming the file and the key, where a key is missing or its value is not what it must be.
+    """
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise ValueError(f"{path} is not a JSON file: {error}") from error
-    _check_record(record, path)
-    return record
+    return _checked(record, path)
 
 
-def read_temperature(ckpt_path: str | os.PathLike[str]) -> float:
-    """Temperature of the ``calibration.json`` beside weights; 1 if they were not calibrated."""
+def read_temperature(ckpt_path: str | Path) -> float:
+    """Temperature of the `calibration.json` beside weights; 1 if they were not calibrated."""
     path = Path(ckpt_path).with_name("calibration.json")
-    return float(read_calibration(path)["temperature"]) if path.is_file() else 1.0
+    return read_calibration(path)["temperature"] if path.is_file() else 1.0
 
 
-def _check_record(record: Any, path: Path) -> None:
-    """Raise a ValueError that names the file and the key where a calibration is not one."""
-    _check_keys(record, path, "", _NUMBERS)
-    if isinstance(record["n"], bool) or not isinstance(record["n"], int) or record["n"] < 2:
-        raise ValueError(f"{path}: n must be an integer of at least 2, got {record['n']!r}.")
-    if "operating_point" in record:
-        point = record["operating_point"]
-        _check_keys(point, path, "operating_point.", _OPERATING_NUMBERS)
-        if not 0 < point["target_specificity"] < 1:
-            raise ValueError(
-                f"{path}: operating_point.target_specificity must be between 0 and 1, both excluded, "
-                f"got {point['target_specificity']!r}."
-            )
-
-
-def _check_keys(record: Any, path: Path, prefix: str, numbers: tuple[str, ...]) -> None:
-    """Check that a JSON object has its numbers, each in its range, and ``fitted_on``."""
-    if not isinstance(record, dict):
-        raise ValueError(f"{path}: {prefix.rstrip('.') or 'the file'} must be a JSON object, got {record!r}.")
-    required = (*numbers, "fitted_on") if prefix else (*numbers, "fitted_on", "n")
-    for key in required:
-        if key not in record:
-            raise ValueError(f"{path}: {prefix}{key} is missing.")
-    for key in numbers:
-        value = record[key]
-        if not _is_number(value):
-            raise ValueError(f"{path}: {prefix}{key} must be a finite number, got {value!r}.")
-        if key in _POSITIVE and value <= 0:
-            raise ValueError(f"{path}: {prefix}{key} must be a positive finite number, got {value!r}.")
-        if key in _FRACTIONS and not 0 <= value <= 1:
-            raise ValueError(f"{path}: {prefix}{key} must be within [0, 1], got {value!r}.")
-    if not isinstance(record["fitted_on"], str) or not record["fitted_on"]:
-        raise ValueError(f"{path}: {prefix}fitted_on must be a name, got {record['fitted_on']!r}.")
-
-
-def _is_number(value: Any) -> bool:
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return False
+def _checked(record: Any, path: Path) -> dict[str, Any]:
     try:
-        return math.isfinite(value)
-    except OverflowError:  # an integer beyond every float
-        return False
+        return Calibration.model_validate(record).model_dump(exclude_unset=True)
+    except ValidationError as error:
+        problems = (f"{'.'.join(map(str, p['loc'])) or 'the file'}: {p['msg']}" for p in error.errors())
+        raise ValueError(f"{path}: {'; '.join(problems)}") from error
 
 
 def _nll(logits: torch.Tensor, targets: torch.Tensor, multi_label: bool) -> float:
@@ -186,26 +139,3 @@ def _slope(logits: torch.Tensor, targets: torch.Tensor, scale: float, multi_labe
         return float(((torch.sigmoid(scale * logits) - targets) * logits).mean())
     differences = logits - logits.gather(1, targets[:, None])
     return float((torch.softmax(scale * differences, dim=1) * differences).sum(dim=1).mean())
-
-
-def _check(logits: Any, targets: Any, multi_label: bool) -> tuple[torch.Tensor, torch.Tensor]:
-    """Logits as float64 ``(N, K)`` and targets as int64 on the CPU, or a ValueError."""
-    logits = torch.as_tensor(logits).detach().cpu().double()
-    targets = torch.as_tensor(targets).detach().cpu()
-    least = 1 if multi_label else 2
-    if logits.ndim != 2 or len(logits) < 2 or logits.shape[1] < least:
-        raise ValueError(f"logits must be (N >= 2, K >= {least}), got {tuple(logits.shape)}.")
-    if not torch.isfinite(logits).all():
-        raise ValueError(f"logits must be finite, got {int((~torch.isfinite(logits)).sum())} that are not.")
-    arrived = tuple(targets.shape)
-    if not multi_label and targets.ndim == 2 and targets.shape[1] == 1:
-        targets = targets[:, 0]
-    expected = tuple(logits.shape) if multi_label else (len(logits),)
-    if tuple(targets.shape) != expected:
-        raise ValueError(f"targets must be {expected} for logits {tuple(logits.shape)}, got {arrived}.")
-    highest = 1 if multi_label else logits.shape[1] - 1
-    values = targets.double()
-    wrong = values[~((values == values.round()) & (values >= 0) & (values <= highest))]
-    if len(wrong):
-        raise ValueError(f"targets must be whole numbers from 0 to {highest}, got {wrong[0].item():g}.")
-    return logits, values.long()

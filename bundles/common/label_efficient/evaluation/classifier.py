@@ -20,18 +20,12 @@ SHOWN = ("acc", "auc", "macro_f1", "balanced_accuracy", "quadratic_kappa", "sens
 
 
 class ClassifierEvaluation(RunEvaluation[Outcome]):
-    """Evaluates the weights of a classifier's run on validation and test.
-
-    Args:
-        data: The data set.
-        target_specificity: For binary tasks: specificity at which the sensitivity is given.
-        kwargs: As of `RunEvaluation`.
-    """
+    """Evaluates the weights of a classifier's run on validation and test; arguments as of `RunEvaluation`."""
 
     data: ImageData
 
-    def __init__(self, *, data: ImageData, target_specificity: float = 0.95, **kwargs: Any) -> None:
-        super().__init__(data=data, task=data.task, target_specificity=target_specificity, **kwargs)
+    def __init__(self, *, data: ImageData, **kwargs: Any) -> None:
+        super().__init__(data=data, task=data.task, **kwargs)
 
     @abstractmethod
     def look(self, split: str) -> dict[str, torch.Tensor]:
@@ -40,14 +34,6 @@ class ClassifierEvaluation(RunEvaluation[Outcome]):
     @abstractmethod
     def last_weights(self, trained: Mapping[str, Any]) -> Mapping[str, torch.Tensor]:
         """Weights of the shipped network, out of the content of a checkpoint."""
-
-    def more_metrics(self, outcomes: Mapping[str, Outcome]) -> dict[str, Any]:
-        """Further content of `metrics.json`."""
-        return {}
-
-    def sections(self) -> list[str]:
-        """Validation and test."""
-        return ["val", "test"]
 
     def loader(self, dataset: Dataset) -> DataLoader:
         """Batches of a data set (which takes lists of positions) in its order."""
@@ -79,21 +65,16 @@ class ClassifierEvaluation(RunEvaluation[Outcome]):
             figures["operating_point"] = {"validation": self.operating_point, "test": found}
         return figures
 
-    def _metrics(self, outcomes: Mapping[str, Outcome]) -> dict[str, Any]:
-        metrics = super()._metrics(outcomes) | self.more_metrics(outcomes)
-        last = self._last_epoch()
-        return metrics if last is None else metrics | {"last_epoch": last}
-
-    def _last_epoch(self) -> dict[str, Any] | None:
+    def more_metrics(self, outcomes: Mapping[str, Outcome]) -> dict[str, Any]:
         """Test figures of the last epoch beside the chosen one's: the choice decides how much of a gain is left."""
         path = self.output_dir / "checkpoint.pt"
         if not path.is_file() or self.ckpt_path.parent != self.output_dir:
-            return None
+            return {}
         state = torch.load(path, map_location="cpu", weights_only=True)
         self.network.load_state_dict(self.last_weights(state))
         last = self.at_temperature(self.outcome("test"), self.temperature)
         load_weights(self.network, self.ckpt_path)
-        return {"epoch": state["trainer"]["epoch"], "test": self.summary(last)}
+        return {"last_epoch": {"epoch": state["trainer"]["epoch"], "test": self.summary(last)}}
 
     def rows(self, outcomes: Mapping[str, Outcome]) -> list[dict[str, Any]]:
         """The test images, with their labels."""
@@ -115,12 +96,8 @@ class ClassifierEvaluation(RunEvaluation[Outcome]):
         title = f"figures of epoch {metrics['chosen_epoch']}, chosen on validation AUC"
         show_table(title, side_by_side(SHOWN, columns))
         if "operating_point" in metrics:
-            point, found = metrics["operating_point"]["validation"], metrics["operating_point"]["test"]
             logger.info(
-                "at the threshold %.4f, chosen on validation for a specificity of %.2f: test sensitivity %.4f, "
-                "specificity %.4f",
-                point["threshold"],
-                point["target_specificity"],
-                found["sensitivity"],
-                found["specificity"],
+                "at the threshold %(threshold).4f, chosen on validation for a specificity of "
+                "%(target_specificity).2f: test sensitivity %(sensitivity).4f, specificity %(specificity).4f",
+                metrics["operating_point"]["validation"] | metrics["operating_point"]["test"],
             )

@@ -5,6 +5,7 @@ from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +14,14 @@ from ignite.engine import Engine, Events
 
 from label_efficient.engine.log import log_to_file
 from label_efficient.evaluation.output_names import picture_names
-from label_efficient.evaluation.predictions import prediction_rows, write_predictions
+from label_efficient.evaluation.predictions import prediction_rows
+from label_efficient.files import write_csv
 from label_efficient.settings import Settings
 
 logger = logging.getLogger(__name__)
 
 
+@dataclass(kw_only=True, eq=False)
 class InferenceWriter(ABC):
     """Handler of the evaluator that writes `predictions.csv`, a report, and an image's own files while it runs.
 
@@ -33,22 +36,16 @@ class InferenceWriter(ABC):
         contact_sheet: Number of least certain images in `figures/least_certain.png`; 0 for none.
     """
 
-    def __init__(
-        self,
-        *,
-        output_dir: str,
-        classes: Sequence[str],
-        settings: Settings,
-        multi_label: bool = False,
-        num_workers: int = 0,
-        contact_sheet: int = 24,
-    ) -> None:
-        self.output_dir = Path(output_dir)
-        self.classes = list(classes)
-        self.settings = settings
-        self.multi_label = multi_label
-        self.contact_sheet = contact_sheet
-        self.pool = ThreadPoolExecutor(max(num_workers, 1))
+    output_dir: Path
+    classes: Sequence[str]
+    settings: Settings
+    multi_label: bool = False
+    num_workers: int = 0
+    contact_sheet: int = 24
+
+    def __post_init__(self) -> None:
+        self.output_dir = Path(self.output_dir)
+        self.pool = ThreadPoolExecutor(max(self.num_workers, 1))
         self.pending: deque[tuple[int, Future[Any]]] = deque()
         self.names: dict[str, str] = {}
         self.files: list[str] = []
@@ -57,6 +54,11 @@ class InferenceWriter(ABC):
         self.first: dict[str, int] = {}  # place of a readable file; a list may name it twice
         self.probabilities: list[torch.Tensor] = []
         self.uncertainty: list[float] = []
+
+    @staticmethod
+    def name_files(files: Sequence[str]) -> dict[str, str]:
+        """Names of the files that are written for image files."""
+        return picture_names(files)
 
     @abstractmethod
     def interpret(self, output: Mapping[str, Any]) -> tuple[torch.Tensor | None, torch.Tensor]:
@@ -73,10 +75,6 @@ class InferenceWriter(ABC):
     @abstractmethod
     def report(self, rows: list[dict[str, Any]], bad: list[tuple[str, str]]) -> None:
         """Write `report.html`, given the rows, and the files without a prediction and why."""
-
-    def name_files(self, files: Sequence[str]) -> dict[str, str]:
-        """Names of the files that are written for image files."""
-        return picture_names(files)
 
     def attach(self, engine: Engine) -> None:
         """Register on the evaluator, after its postprocessing."""
@@ -142,7 +140,7 @@ class InferenceWriter(ABC):
             errors=self.errors,
         )
         rows = self.complete(rows)
-        write_predictions(self.output_dir / "predictions.csv", rows)
+        write_csv(self.output_dir / "predictions.csv", rows)
         bad = [(file, error) for file, error in zip(self.files, self.errors, strict=True) if error]
         self.report(rows, bad)
         for file, error in bad:

@@ -4,8 +4,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch
-from ignite.engine import Engine, Events
-from monai.engines import SupervisedEvaluator
+from monai.networks import eval_mode
 from torch import nn
 
 
@@ -18,34 +17,16 @@ def collect_outputs(
     prepare_batch: Callable[..., Any],
     keep: Callable[[Any], Mapping[str, torch.Tensor]],
 ) -> dict[str, torch.Tensor]:
-    """Run a network over a loader, and keep what it says.
-
-    Args:
-        network: On the device.
-        loader: Of batches.
-        device: Where to compute.
-        inferer: As of MONAI's engines.
-        prepare_batch: The same.
-        keep: The network's output for a batch to what is kept of it: tensors by name, the batch first.
+    """Run a network that is on the device over a loader; `inferer` and `prepare_batch` are as of MONAI's engines.
 
     Returns:
-        By name, float32 on the CPU, all images in their order.
+        What `keep` keeps of the output for a batch (tensors by name, the batch first), float32 on the CPU, all images
+        in their order.
     """
     kept: dict[str, list[torch.Tensor]] = {}
-
-    def collect(engine: Engine) -> None:
-        output: Any = engine.state.output
-        for name, value in keep(output["pred"]).items():
-            kept.setdefault(name, []).append(value.float().cpu())
-
-    evaluator = SupervisedEvaluator(
-        device=torch.device(device),
-        val_data_loader=loader,
-        network=network,
-        inferer=inferer,  # type: ignore[arg-type]
-        prepare_batch=prepare_batch,
-        decollate=False,
-    )
-    evaluator.add_event_handler(Events.ITERATION_COMPLETED, collect)
-    evaluator.run()
+    with eval_mode(network):
+        for batch in loader:
+            inputs, _ = prepare_batch(batch, device)
+            for name, value in keep(inferer(inputs, network)).items():
+                kept.setdefault(name, []).append(value.float().cpu())
     return {name: torch.cat(values) for name, values in kept.items()}

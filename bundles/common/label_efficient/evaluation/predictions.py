@@ -2,13 +2,10 @@
 
 import math
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-
-from label_efficient.files import write_csv
 
 
 def prediction_rows(
@@ -53,11 +50,6 @@ def _names(label: Any, classes: Sequence[str]) -> str:
     if np.ndim(label) == 0:
         return classes[int(label)]
     return "; ".join(name for name, present in zip(classes, label, strict=True) if present) or "none"
-
-
-def write_predictions(path: Path, rows: Sequence[dict[str, Any]]) -> None:
-    """Write the rows of `prediction_rows`, whole or not at all."""
-    write_csv(path, rows)
 
 
 def normalised_entropy(probabilities: torch.Tensor, multi_label: bool = False) -> torch.Tensor:

@@ -16,10 +16,10 @@ from label_efficient.engine.history import read_history
 from label_efficient.engine.log import table
 from label_efficient.engine.output_dir import check_output_dir
 from label_efficient.evaluation.calibration import fit_temperature, read_temperature, write_calibration
-from label_efficient.evaluation.metrics import BINARY, confusion, per_class, summary
-from label_efficient.evaluation.predictions import normalised_entropy, write_predictions
+from label_efficient.evaluation.metrics import BINARY, MULTI_LABEL, confusion, per_class, summary
+from label_efficient.evaluation.predictions import normalised_entropy
 from label_efficient.evaluation.thresholds import threshold_at_specificity
-from label_efficient.files import read_json, versions, write_json
+from label_efficient.files import read_json, versions, write_csv, write_json
 from label_efficient.networks.weights import check_model_info, load_weights
 from label_efficient.settings import Settings
 
@@ -55,6 +55,7 @@ class Outcome:
 OutcomeT = TypeVar("OutcomeT", bound=Outcome)
 
 
+@dataclass(kw_only=True, eq=False)
 class RunEvaluation(ABC, Generic[OutcomeT]):
     """Evaluates the weights of a run and writes what a run leaves.
 
@@ -77,35 +78,23 @@ class RunEvaluation(ABC, Generic[OutcomeT]):
             on validation. None for no threshold.
     """
 
-    def __init__(
-        self,
-        *,
-        data: Any,
-        data_sha256: str,
-        network: torch.nn.Module,
-        ckpt_path: str,
-        ckpt_dir: str,
-        output_dir: str,
-        settings: Settings,
-        task: str,
-        device: str | torch.device = "cpu",
-        amp: bool | str = False,
-        calibrate: bool = False,
-        target_specificity: float | None = None,
-    ) -> None:
-        self.data = data
-        self.data_sha256 = data_sha256
-        self.network = network
-        self.ckpt_path = Path(ckpt_path)
-        self.calibration_path = Path(ckpt_dir) / "calibration.json"
-        self.output_dir = Path(output_dir)
-        self.settings = settings
-        self.task = task
-        self.multi_label = bool(getattr(data, "multi_label", False))
-        self.device = torch.device(device)
-        self.amp = amp
-        self.calibrate = calibrate
-        self.target_specificity = target_specificity
+    data: Any
+    data_sha256: str
+    network: Any
+    ckpt_path: Path
+    ckpt_dir: str
+    output_dir: Path
+    settings: Settings
+    task: str
+    device: Any = "cpu"
+    amp: bool | str = False
+    calibrate: bool = False
+    target_specificity: float | None = None
+
+    def __post_init__(self) -> None:
+        self.ckpt_path, self.output_dir = Path(self.ckpt_path), Path(self.output_dir)
+        self.device = torch.device(self.device)
+        self.multi_label = self.task == MULTI_LABEL
         self.temperature = 1.0
         self.operating_point: dict[str, Any] | None = None
 
@@ -113,9 +102,9 @@ class RunEvaluation(ABC, Generic[OutcomeT]):
     def expected_info(self) -> dict[str, Any]:
         """What the description of the weights must say, beside the classes."""
 
-    @abstractmethod
     def sections(self) -> list[str]:
         """Sections of the data that are evaluated; the first is `val`."""
+        return ["val", "test"]
 
     @abstractmethod
     def outcome(self, section: str) -> OutcomeT:
@@ -155,7 +144,7 @@ class RunEvaluation(ABC, Generic[OutcomeT]):
         metrics = self._metrics(outcomes)
         write_json(self.output_dir / "metrics.json", metrics)
         if rows := self.rows(outcomes):
-            write_predictions(self.output_dir / "predictions.csv", rows)
+            write_csv(self.output_dir / "predictions.csv", rows)
         self.report(metrics, raw, outcomes)
         self.show(metrics)
         logger.info("report, figures, predictions and weights: %s", self.output_dir)
@@ -205,17 +194,12 @@ class RunEvaluation(ABC, Generic[OutcomeT]):
             }  # fmt: skip
         if self.calibrate:
             before, after = (self.summary(outcome, known) for outcome in (val, calibrated))
-            write_calibration(
-                self.calibration_path,
-                self.temperature,
-                fitted_on="validation",
-                n=len(targets),
-                nll_before=before["nll"],
-                nll_after=after["nll"],
-                ece_before=before["ece"],
-                ece_after=after["ece"],
-                operating_point=self.operating_point,
-            )
+            record: dict[str, Any] = {"temperature": self.temperature, "fitted_on": "validation", "n": len(targets)}
+            for name in ("nll", "ece"):
+                record |= {f"{name}_before": before[name], f"{name}_after": after[name]}
+            if self.operating_point is not None:
+                record["operating_point"] = self.operating_point
+            write_calibration(Path(self.ckpt_dir, "calibration.json"), record)
 
     def summary(self, outcome: Outcome, members: np.ndarray | None = None) -> dict[str, float]:
         """The figures of an outcome, or of some of its images, see `metrics.summary`."""
@@ -224,10 +208,8 @@ class RunEvaluation(ABC, Generic[OutcomeT]):
     def by_class(self, outcome: Outcome, members: np.ndarray | None = None) -> dict[str, Any]:
         """`per_class` and `confusion` of an outcome, or of some of its images, see `metrics`."""
         pairs = self._pairs(outcome, members)
-        return {
-            "per_class": per_class(*pairs, self.task, self.data.classes),
-            "confusion": confusion(*pairs, self.task, len(self.data.classes)).tolist(),
-        }
+        rows = per_class(*pairs, self.task, self.data.classes)
+        return {"per_class": rows, "confusion": confusion(*pairs, self.task).tolist()}
 
     @staticmethod
     def _pairs(outcome: Outcome, members: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
@@ -237,12 +219,11 @@ class RunEvaluation(ABC, Generic[OutcomeT]):
     def _metrics(self, outcomes: Mapping[str, OutcomeT]) -> dict[str, Any]:
         info = read_json(self.ckpt_path.with_suffix(".json"), "the description of the weights")
         about, about_data = self.about()
-        figures = self.figures(outcomes)
         return {
             "dataset": self.data.name,
             **about,
             "chosen_epoch": info.get("best_epoch"),
-            **figures,
+            **self.figures(outcomes),
             "seed": self.settings["seed"],
             "settings": self.settings,
             "versions": versions(),
@@ -254,12 +235,18 @@ class RunEvaluation(ABC, Generic[OutcomeT]):
                 **about_data,
             },
             "weights_sha256": info.get("sha256"),
+            **self.more_metrics(outcomes),
         }
 
-    def history(self) -> list[dict[str, float]]:
-        """Rows of the run's `history.csv`; none where it is not there."""
+    def more_metrics(self, outcomes: Mapping[str, OutcomeT]) -> dict[str, Any]:
+        """Further content of `metrics.json`, at its end."""
+        return {}
+
+    def reported(self, metrics: Mapping[str, Any]) -> dict[str, Any]:
+        """What every report begins with: `history` has the rows of the run's `history.csv`, if it is there."""
         path = self.output_dir / "history.csv"
-        return read_history(path) if path.is_file() else []
+        history = read_history(path) if path.is_file() else []
+        return {"data": self.data, "settings": self.settings, "metrics": metrics, "history": history}
 
 
 def show_table(title: str, rows: Sequence[Mapping[str, Any]]) -> None:

@@ -102,11 +102,10 @@ class ResNetBackbone(ResNet):
 
     def forward_nodes(self, x: torch.Tensor) -> list[torch.Tensor]:
         """Image B x C x H x W to the feature maps of C1..C4, shallow to deep."""
-        x = self.maxpool(self.act(self.bn1(self.conv1(x))))
-        c1 = self.layer1(x)
-        c2 = self.layer2(c1)
-        c3 = self.layer3(c2)
-        return [c1, c2, c3, self.layer4(c3)]
+        maps = [self.maxpool(self.act(self.bn1(self.conv1(x))))]
+        for layer in (self.layer1, self.layer2, self.layer3, self.layer4):
+            maps.append(layer(maps[-1]))
+        return maps[1:]
 
     def classify(self, feature_map: torch.Tensor) -> torch.Tensor:
         """Feature map of C4 to logits B x K."""
@@ -124,11 +123,7 @@ class DenseNetBackbone(DenseNet):
     def __init__(self, name: str, num_classes: int, in_channels: int = 3) -> None:
         blocks = _DENSENETS[name]
         super().__init__(
-            spatial_dims=2,
-            in_channels=in_channels,
-            out_channels=num_classes,
-            init_features=64,
-            block_config=blocks,
+            spatial_dims=2, in_channels=in_channels, out_channels=num_classes, init_features=64, block_config=blocks
         )
         self.name = name
         channels = 64
@@ -140,13 +135,12 @@ class DenseNetBackbone(DenseNet):
 
     def forward_nodes(self, x: torch.Tensor) -> list[torch.Tensor]:
         """Image B x C x H x W to the feature maps of C1..C4, shallow to deep."""
-        stages: Any = self.features
-        classifier: Any = self.class_layers
-        c1 = stages.denseblock1(stages.pool0(stages.relu0(stages.norm0(stages.conv0(x)))))
-        c2 = stages.denseblock2(stages.transition1(c1))
-        c3 = stages.denseblock3(stages.transition2(c2))
-        c4 = classifier.relu(stages.norm5(stages.denseblock4(stages.transition3(c3))))
-        return [c1, c2, c3, c4]
+        maps: list[torch.Tensor] = []
+        for name, layer in self.features.named_children():
+            x = layer(x)
+            if name in ("denseblock1", "denseblock2", "denseblock3"):
+                maps.append(x)
+        return [*maps, self.class_layers.get_submodule("relu")(x)]
 
     def classify(self, feature_map: torch.Tensor) -> torch.Tensor:
         """Feature map of C4 to logits B x K."""

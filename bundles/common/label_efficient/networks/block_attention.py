@@ -1,64 +1,40 @@
 """Attention modules that go inside the residual blocks (Table 6 of the LSANet paper)."""
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import nn
 
-ATTENTIONS = ("none", "se", "cbam", "eca", "srm", "simam")
 
-
-def build_attention(name: str, channels: int) -> nn.Module:
-    """Make the attention module of one residual block, for `channels` feature channels.
-
-    Raises:
-        ValueError: If `name` is not one of `ATTENTIONS`.
-    """
-    modules = {
-        "none": lambda: nn.Identity(),
-        "se": lambda: SqueezeExcitation(channels),
-        "cbam": lambda: CBAM(channels),
-        "eca": lambda: EfficientChannelAttention(channels),
-        "srm": lambda: StyleRecalibration(channels),
-        "simam": lambda: SimAM(),
-    }
-    if name not in modules:
-        raise ValueError(f"attention is {name!r}, expected one of {', '.join(ATTENTIONS)}")
-    return modules[name]()
-
-
-def _bottleneck(channels: int, reduction: int) -> nn.Sequential:
+def _bottleneck(channels: int) -> nn.Sequential:
     # 1x1 convolutions instead of linear layers: they act on B x C x 1 x 1 and have no bias to initialise.
-    hidden = max(channels // reduction, 1)
+    hidden = max(channels // 16, 1)
     return nn.Sequential(
         nn.Conv2d(channels, hidden, 1, bias=False), nn.ReLU(), nn.Conv2d(hidden, channels, 1, bias=False)
     )
 
 
-class SqueezeExcitation(nn.Module):
+class _SqueezeExcitation(nn.Module):
     """SE (Hu et al. 2018): x * sigmoid(W2 relu(W1 avgpool(x))), reduction 16. Keeps B x C x H x W."""
 
-    def __init__(self, channels: int, reduction: int = 16) -> None:
+    def __init__(self, channels: int) -> None:
         super().__init__()
-        self.fc = _bottleneck(channels, reduction)
+        self.fc = _bottleneck(channels)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Rescale the channels of `x` (B x C x H x W)."""
         return x * torch.sigmoid(self.fc(x.mean(dim=(2, 3), keepdim=True)))
 
 
-class CBAM(nn.Module):
+class _CBAM(nn.Module):
     """CBAM (Woo et al. 2018): channel attention, then spatial attention (7x7). Keeps B x C x H x W."""
 
-    def __init__(self, channels: int, reduction: int = 16, kernel_size: int = 7) -> None:
+    def __init__(self, channels: int) -> None:
         super().__init__()
-        self.fc = _bottleneck(channels, reduction)
-        self.spatial = nn.Sequential(
-            nn.Conv2d(2, 1, kernel_size, padding=kernel_size // 2, bias=False), nn.BatchNorm2d(1)
-        )
+        self.fc = _bottleneck(channels)
+        self.spatial = nn.Sequential(nn.Conv2d(2, 1, 7, padding=3, bias=False), nn.BatchNorm2d(1))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Rescale the channels, then the positions, of `x` (B x C x H x W)."""
         average = self.fc(x.mean(dim=(2, 3), keepdim=True))
         maximum = self.fc(x.amax(dim=(2, 3), keepdim=True))
         x = x * torch.sigmoid(average + maximum)
@@ -66,7 +42,7 @@ class CBAM(nn.Module):
         return x * torch.sigmoid(self.spatial(pooled))
 
 
-class EfficientChannelAttention(nn.Module):
+class _EfficientChannelAttention(nn.Module):
     """ECA (Wang et al. 2020): one 1-D convolution over the channels. Keeps B x C x H x W.
 
     The kernel is the odd number nearest to |log2(C) / 2 + 1 / 2| (their equation 12).
@@ -79,12 +55,11 @@ class EfficientChannelAttention(nn.Module):
         self.conv = nn.Conv1d(1, 1, kernel_size, padding=kernel_size // 2, bias=False)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Rescale the channels of `x` (B x C x H x W)."""
         weights = self.conv(x.mean(dim=(2, 3)).unsqueeze(1)).squeeze(1)
         return x * torch.sigmoid(weights)[:, :, None, None]
 
 
-class StyleRecalibration(nn.Module):
+class _StyleRecalibration(nn.Module):
     """SRM (Lee et al. 2019): linear map of each channel's (mean, std), batch norm. Keeps B x C x H x W."""
 
     def __init__(self, channels: int) -> None:
@@ -93,24 +68,40 @@ class StyleRecalibration(nn.Module):
         self.norm = nn.BatchNorm1d(channels)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Rescale the channels of `x` (B x C x H x W)."""
         # The variance with N in the denominator: a 1 x 1 map has a style (std 0), not a NaN.
         variance, mean = torch.var_mean(x, dim=(2, 3), correction=0)
         style = mean * self.weight[:, 0] + (variance + 1e-5).sqrt() * self.weight[:, 1]
         return x * torch.sigmoid(self.norm(style))[:, :, None, None]
 
 
-class SimAM(nn.Module):
+class _SimAM(nn.Module):
     """SimAM (Yang et al. 2021): parameter-free energy of every position. Keeps B x C x H x W."""
 
-    def __init__(self, e_lambda: float = 1e-4) -> None:
-        super().__init__()
-        self.e_lambda = e_lambda
-
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Rescale every position of `x` (B x C x H x W)."""
         # A map of one position has no neighbours to compare with: its deviation and energy are 0.
         count = max(x.shape[2] * x.shape[3] - 1, 1)
         deviation = (x - x.mean(dim=(2, 3), keepdim=True)).square()
         variance = deviation.sum(dim=(2, 3), keepdim=True) / count
-        return x * torch.sigmoid(deviation / (4 * (variance + self.e_lambda)) + 0.5)
+        return x * torch.sigmoid(deviation / (4 * (variance + 1e-4)) + 0.5)
+
+
+_MODULES: dict[str, Callable[[int], nn.Module]] = {
+    "none": lambda channels: nn.Identity(),
+    "se": _SqueezeExcitation,
+    "cbam": _CBAM,
+    "eca": _EfficientChannelAttention,
+    "srm": _StyleRecalibration,
+    "simam": lambda channels: _SimAM(),
+}
+ATTENTIONS = tuple(_MODULES)
+
+
+def build_attention(name: str, channels: int) -> nn.Module:
+    """Make the attention module of one residual block, for `channels` feature channels.
+
+    Raises:
+        ValueError: If `name` is not one of `ATTENTIONS`.
+    """
+    if name not in _MODULES:
+        raise ValueError(f"attention is {name!r}, expected one of {', '.join(ATTENTIONS)}")
+    return _MODULES[name](channels)

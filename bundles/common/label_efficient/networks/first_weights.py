@@ -72,10 +72,10 @@ def _load_earlier(network: nn.Module, parts: WeightParts, path: Path) -> None:
     weights = _read(path, parts, whole)
     fitting = {k for k, v in weights.items() if k in whole and whole[k].shape == v.shape}
     # A layer starts anew as a whole: its bias can have the right shape where its weight has not.
-    unlike = {_layer(k) for k in whole if k.startswith(parts.classifiers) and k not in fitting}
-    new = {k for k in whole if _layer(k) in unlike}
+    unlike = {k.rpartition(".")[0] for k in whole if k.startswith(parts.classifiers) and k not in fitting}
+    new = {k for k in whole if k.rpartition(".")[0] in unlike}
     surplus = {k for k in weights if k.startswith(parts.classifiers) and k not in whole}
-    anew, left_out = set(unlike), {_layer(k) for k in surplus}
+    anew, left_out = set(unlike), {k.rpartition(".")[0] for k in surplus}
     # Where both have an optional part it must be the same, name by name: a ResNet-18 is a part of a ResNet-34.
     for part in parts.optional:
         ours, theirs = ({k for k in names if k.startswith(part)} for names in (whole, weights))
@@ -99,10 +99,6 @@ def _load_earlier(network: nn.Module, parts: WeightParts, path: Path) -> None:
     if left_out:
         logger.warning("%s has more than this method: %s left out", path, ", ".join(sorted(left_out)))
     network.load_state_dict(whole | kept)
-
-
-def _layer(key: str) -> str:
-    return key.rpartition(".")[0]
 
 
 def _read(path: Path, parts: WeightParts, whole: Mapping[str, torch.Tensor]) -> Mapping[str, torch.Tensor]:

@@ -12,29 +12,18 @@ from label_efficient.networks.backbones import Backbone
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 ADDRESS = "https://download.pytorch.org/models/"
 # Version 1 weights; the digits in a name are the beginning of the file's sha256, which is verified.
-FILES = {
-    "resnet18": "resnet18-f37072fd.pth",
-    "resnet34": "resnet34-b627a593.pth",
-    "resnet50": "resnet50-0676ba61.pth",
-    "resnet101": "resnet101-63fe2227.pth",
-    "wide_resnet50_2": "wide_resnet50_2-95faca4d.pth",
-    "wide_resnet101_2": "wide_resnet101_2-32ee1156.pth",
-    "resnext50_32x4d": "resnext50_32x4d-7cdf4587.pth",
-    "resnext101_32x8d": "resnext101_32x8d-8ba56ff5.pth",
-    "densenet121": "densenet121-a639ec97.pth",
-    "densenet169": "densenet169-b2777c0a.pth",
-    "densenet201": "densenet201-c1103571.pth",
-    "vgg16": "vgg16-397923af.pth",
-    "vgg19": "vgg19-dcbb9e9d.pth",
-}
+_NAMES = (
+    "resnet18-f37072fd.pth resnet34-b627a593.pth resnet50-0676ba61.pth resnet101-63fe2227.pth "
+    "wide_resnet50_2-95faca4d.pth wide_resnet101_2-32ee1156.pth "
+    "resnext50_32x4d-7cdf4587.pth resnext101_32x8d-8ba56ff5.pth "
+    "densenet121-a639ec97.pth densenet169-b2777c0a.pth densenet201-c1103571.pth "
+    "vgg16-397923af.pth vgg19-dcbb9e9d.pth"
+)
+FILES = {name.partition("-")[0]: name for name in _NAMES.split()}
 
 
 def load_imagenet(backbone: Backbone, address: str = ADDRESS) -> None:
-    """Load ImageNet weights into a backbone, all but its classifier.
-
-    Args:
-        backbone: With any classifier.
-        address: Where the files are.
+    """Load ImageNet weights into a backbone, all but its classifier; the files are at `address`.
 
     Raises:
         ConnectionError: If the file is neither in torch's cache nor to be had.
@@ -55,7 +44,12 @@ def load_imagenet(backbone: Backbone, address: str = ADDRESS) -> None:
             raise
         path = Path(torch.hub.get_dir()) / "checkpoints" / FILES[name]
         raise ValueError(f"pretrained=true: {path} is damaged ({str(error)[:200]}): delete it and try again") from error
-    _load_matching(backbone, imagenet_names(weights, name), url)
+    outcome = backbone.load_state_dict(imagenet_names(weights, name), strict=False)
+    # Attention modules and the classifier are not in ImageNet's weights; anything else missing is a mistake.
+    new = ("fc.", "class_layers.")
+    missing = [k for k in outcome.missing_keys if ".attention." not in k and not k.startswith(new)]
+    if missing or outcome.unexpected_keys:
+        raise ValueError(f"{url} does not fit: missing {missing[:5]}, unexpected {outcome.unexpected_keys[:5]}")
 
 
 def imagenet_names(weights: Mapping[str, torch.Tensor], backbone: str) -> dict[str, torch.Tensor]:
@@ -66,12 +60,3 @@ def imagenet_names(weights: Mapping[str, torch.Tensor], backbone: str) -> dict[s
     # denselayer1.norm.1.weight in the published files, denselayer1.layers.norm1.weight in MONAI's network.
     pattern = re.compile(r"(denselayer\d+)\.(norm|conv)\.?([12])\.")
     return {pattern.sub(r"\1.layers.\2\3.", k): v for k, v in kept.items()}
-
-
-def _load_matching(backbone: Backbone, weights: Mapping[str, torch.Tensor], source: str) -> None:
-    outcome = backbone.load_state_dict(dict(weights), strict=False)
-    # Attention modules and the classifier are not in ImageNet's weights; anything else missing is a mistake.
-    new = ("fc.", "class_layers.")
-    missing = [k for k in outcome.missing_keys if ".attention." not in k and not k.startswith(new)]
-    if missing or outcome.unexpected_keys:
-        raise ValueError(f"{source} does not fit: missing {missing[:5]}, unexpected {outcome.unexpected_keys[:5]}")

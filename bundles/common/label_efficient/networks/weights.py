@@ -32,14 +32,9 @@ def load_weights(network: nn.Module, path: str | Path) -> None:
 def read_model_info(ckpt_path: str, *, bundle: str, needed: Sequence[str]) -> dict[str, Any]:
     """What weights are: the `.json` of the same name beside them (network, classes, preprocessing).
 
-    Args:
-        ckpt_path: The weights.
-        bundle: Whose weights they must be.
-        needed: Names that the description must have.
-
     Raises:
         FileNotFoundError: If it is missing: without it the classes would be a guess.
-        ValueError: If they are the weights of another bundle, or a name is missing.
+        ValueError: If they are the weights of another bundle, or a name that is needed is missing.
     """
     path = Path(ckpt_path).with_suffix(".json")
     info = read_json(path, f"the description of {Path(ckpt_path).name}: a run writes both, keep them together")
@@ -53,21 +48,14 @@ def read_model_info(ckpt_path: str, *, bundle: str, needed: Sequence[str]) -> di
 def check_model_info(ckpt_path: Path, expected: Mapping[str, Any]) -> None:
     """Refuse weights that were trained for something else than they are to be used for.
 
-    Args:
-        ckpt_path: The weights.
-        expected: What their description must say, by name: classes, settings of the network, preprocessing.
-
     Raises:
-        FileNotFoundError: If the description is missing.
-        ValueError: If it says otherwise.
+        FileNotFoundError: If their description is missing.
+        ValueError: If it says anything but what is expected of classes, settings of the network, preprocessing.
     """
-    info_path = ckpt_path.with_suffix(".json")
-    if not info_path.is_file():
-        raise FileNotFoundError(
-            f"ckpt_path: {info_path} is missing: it says which classes and settings {ckpt_path.name} was trained with. "
-            "Train first, or keep the two files together"
-        )
-    info = read_json(info_path, "the description of the weights")
+    info = read_json(
+        ckpt_path.with_suffix(".json"),
+        f"the classes and settings that {ckpt_path.name} was trained with: train first, or keep the two files together",
+    )
     differing = [
         f"{name} was {info.get(name)!r} and is {value!r}" for name, value in expected.items() if info.get(name) != value
     ]

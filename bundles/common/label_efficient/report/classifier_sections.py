@@ -107,7 +107,7 @@ def class_section(
     folder: Path,
     shown: ClassifiedImages,
     per_class: Sequence[Mapping[str, Any]],
-    counts: Sequence[Sequence[int]] | None,
+    counts: Sequence[Sequence[int]],
 ) -> Section:
     """Figures by class, confusion matrix and ROC curves.
 
@@ -115,7 +115,7 @@ def class_section(
         folder: Where to draw.
         shown: The images.
         per_class: Figures of each class, by name.
-        counts: Confusion matrix K x K, rows are true classes; None for several labels an image.
+        counts: Confusion matrix K x K, rows are true classes; not drawn for several labels an image.
     """
     rows = [list(row.values()) for row in per_class]
     blocks = [table(list(per_class[0]), rows, f"By class, {shown.where}")]
