@@ -20,38 +20,23 @@ _COARSE_CELLS = 9  # a side, of the grid that smooth random shading is interpola
 
 
 class _Hospital(NamedTuple):
-    """How one hospital exposes and positions its films: ranges of uniform draws."""
+    """How a hospital exposes and positions its films: ranges of uniform draws."""
 
-    gamma: tuple[float, float]  # of the contrast curve; above 1 darkens the lungs
-    gain: tuple[float, float]
-    offset: tuple[float, float]  # brightness of what should be black
-    air: tuple[float, float]  # share of the tissue that the lungs take away: from hazy to well inflated
-    noise: tuple[float, float]  # standard deviation
-    rotation: tuple[float, float]  # radians, to either side
-    zoom: tuple[float, float]
-    collimated: tuple[float, float]  # width of the unexposed border
+    gamma: tuple[float, float] = (0.85, 1.25)  # of the contrast curve; above 1 darkens the lungs
+    gain: tuple[float, float] = (0.72, 1.0)
+    offset: tuple[float, float] = (0.0, 0.1)  # brightness of what should be black
+    air: tuple[float, float] = (0.35, 0.68)  # share of the tissue that the lungs take away: from hazy to well inflated
+    noise: tuple[float, float] = (0.01, 0.035)  # standard deviation
+    rotation: tuple[float, float] = (0.0, 0.14)  # radians, to either side
+    zoom: tuple[float, float] = (0.8, 1.1)
+    collimated: tuple[float, float] = (0.0, 0.0)  # width of the unexposed border
 
 
-_HOME = _Hospital(
-    gamma=(0.85, 1.25),
-    gain=(0.72, 1.0),
-    offset=(0.0, 0.1),
-    air=(0.35, 0.68),
-    noise=(0.01, 0.035),
-    rotation=(0.0, 0.14),
-    zoom=(0.8, 1.1),
-    collimated=(0.0, 0.0),
-)
+_HOME = _Hospital()
 _AWAY = _Hospital(
-    gamma=(0.5, 0.75),
-    gain=(0.6, 0.85),
-    offset=(0.08, 0.2),
-    air=(0.22, 0.5),
-    noise=(0.035, 0.06),
-    rotation=(0.12, 0.3),
-    zoom=(0.84, 0.98),
-    collimated=(0.05, 0.16),
-)
+    gamma=(0.5, 0.75), gain=(0.6, 0.85), offset=(0.08, 0.2), air=(0.22, 0.5), noise=(0.035, 0.06),
+    rotation=(0.12, 0.3), zoom=(0.84, 0.98), collimated=(0.05, 0.16),
+)  # fmt: skip
 
 
 def make_demo_images(

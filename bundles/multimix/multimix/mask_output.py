@@ -123,7 +123,7 @@ def write_mask(path: str | Path, mask: np.ndarray, grid: FileGrid) -> None:
         mask: bool H x W, as the picture is shown.
         grid: Of the picture's file.
     """
-    values = np.asarray(mask, dtype=np.uint8)
+    values = mask.astype(np.uint8)
     if Path(path).suffix == ".png":
         picture = Image.fromarray(values * 255)
         write_whole(path, lambda file: picture.save(file, format="PNG", compress_level=1))
@@ -193,8 +193,7 @@ def outline(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
     Returns:
         uint8 H x W x 3, a copy.
     """
-    width = max(round(max(mask.shape) / 256), 1)
-    drawn = image.copy()
+    drawn, width = image.copy(), max(round(max(mask.shape) / 256), 1)
     drawn[mask & ~ndimage.binary_erosion(mask, iterations=width)] = ImageColor.getrgb(PREDICTED)
     return drawn
 
