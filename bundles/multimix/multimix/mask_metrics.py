@@ -40,14 +40,12 @@ def mask_scores(
       pixels, sigma 1.5, K1 0.01, K2 0.03: Wang et al., IEEE TIP 2004), over all windows that lie inside the image.
     * ``average_hausdorff``: mean of the two directed average distances, that from each pixel of B(P) to the
       nearest of B(R), and that from B(R) to B(P) (Aydin et al., Eur Radiol Exp 2021, equation 1, on the
-      boundaries). MONAI's symmetric average surface distance pools both sets of distances into one mean, in which
-      the longer boundary weighs more; Taha and Hanbury (BMC Med Imaging 2015) take the larger of the two.
+      boundaries). MONAI's symmetric average surface distance pools both sets, and the longer boundary weighs more.
     * ``hd95``: the larger of the two 95th percentiles of those distances (linear interpolation), as in MONAI.
     * ``area_px``, ``reference_area_px``: |P|, |R|; ``area_difference``: |P| / |R| - 1, positive for too large.
     * ``empty_prediction``: 1 where nothing is predicted, else 0. The distances are NaN then.
 
-    Distances are in pixels, from centre to centre. With `spacing` there are also ``average_hausdorff_mm`` and
-    ``hd95_mm``, and ``area_mm2`` and ``reference_area_mm2``.
+    Distances are in pixels, from centre to centre. With `spacing` they and the areas are in millimetres too.
 
     Args:
         predicted: ``H x W`` bool.
@@ -86,9 +84,8 @@ def summarise(rows: Sequence[Mapping[str, float]]) -> dict[str, float]:
 
     Returns:
         For each figure ``<name>``, ``<name>_sd`` (NaN for one image) and ``<name>_median``, all NaN where no image
-        has the figure; ``n``, ``num_empty_predictions`` and ``num_undefined_distances``. The figures in
-        millimetres are those of the images with a spacing, and only where there are any, with their number
-        ``num_with_spacing``.
+        has the figure; ``n``, ``num_empty_predictions`` and ``num_undefined_distances``. The figures in millimetres
+        only where there is a spacing, with the number of these images ``num_with_spacing``.
     """
     summary: dict[str, float] = {}
     for name in FIGURES:
@@ -123,7 +120,7 @@ def lung_areas(mask: np.ndarray, spacing: tuple[float, float] | None = None) -> 
 
     Args:
         mask: ``H x W`` bool.
-        spacing: millimetres per pixel along a column (from row to row) and along a row, or None if unknown.
+        spacing: As of `mask_scores`.
 
     Returns:
         ``lung_area_px``, ``lung_area_mm2`` (with `spacing` only), ``right_fraction`` and ``left_fraction`` of the

@@ -51,7 +51,7 @@ def encode_with_saliency(
         weight: Of the branch's linear layer, K x C.
         bias: Of the same, (K,).
         negative_slope: Of the LeakyReLU.
-        epsilon: Of the InstanceNorm, torch's own.
+        epsilon: Of the InstanceNorm.
 
     Returns:
         The blocks' features, logits B x K, and the map B x 1 x H x W.
@@ -78,8 +78,7 @@ def encode_with_saliency(
     # d score / d pooled is the winner's weight, shared by the positions of the average.
     gradient = weight[logits.argmax(dim=1)][:, :, None, None] / float(pooled.shape[2] * pooled.shape[3])
     gradient = _max_pool_backward(gradient.expand_as(pooled), features[-1])
-    for step in range(len(convolutions)):
-        index = len(convolutions) - 1 - step
+    for index in range(len(convolutions) - 1, -1, -1):
         gradient = torch.where(normalised[index] > 0, gradient, negative_slope * gradient)
         projection = (gradient * normalised[index]).mean(dim=(2, 3), keepdim=True)
         gradient = gradient - gradient.mean(dim=(2, 3), keepdim=True) - normalised[index] * projection
