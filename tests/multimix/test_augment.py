@@ -7,19 +7,15 @@ from collections import Counter
 import numpy as np
 import pytest
 import torch
-from monai.data import MetaTensor
-from monai.transforms import Compose, SomeOf
+from monai.transforms import SomeOf
 from PIL import Image, ImageEnhance, ImageOps
 from scipy import ndimage
 
-from multimix import operations
 from multimix.augment import AUGMENTATIONS, NUM_OPERATIONS, Augment, RandFlipCrop
-from multimix.operations import POOL, RandGeometric, RandIntensity, pool_transforms, sampling_grid
+from multimix.operations import GEOMETRIC, INTENSITY, POOL, move, pool_transforms, sampling_grid
 
 HEIGHT, WIDTH = 48, 64
 DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU"))]
-INTENSITY = ("autocontrast", "brightness", "contrast", "equalise", "identity", "posterise", "sharpness", "solarise")
-GEOMETRIC = ("rotate", "shear_x", "shear_y", "translate_x", "translate_y")
 
 
 def grey(height=HEIGHT, width=WIDTH, seed=0, low=30, high=220) -> np.ndarray:
@@ -45,6 +41,19 @@ def batch(count=6, height=HEIGHT, width=WIDTH) -> tuple[torch.Tensor, torch.Tens
     return images, (images > 0.5).to(torch.uint8)
 
 
+def views_of(kind, images, masks=None, seed=(0,)):
+    """Views of images, or of images and masks, of a new `Augment`."""
+    augment = Augment(kind)
+    augment.seed(*seed)
+    view = augment({"image": images} if masks is None else {"image": images, "label": masks})
+    return view["image"] if masks is None else (view["image"], view["label"])
+
+
+def changed(name: str, picture: np.ndarray, *magnitude: float) -> np.ndarray:
+    """A picture after an intensity operation, in grey levels."""
+    return levels(INTENSITY[name][0](unit(picture), *magnitude))
+
+
 def only(name: str, prob: float = 1.0):
     """The transform of one operation of the pool."""
     return dict(zip(POOL, pool_transforms(prob), strict=True))[name]
@@ -57,17 +66,17 @@ def only(name: str, prob: float = 1.0):
 def test_autocontrast(low, high):
     picture = np.clip(grey(low=30, high=220), low, high) if low != high else np.full((HEIGHT, WIDTH), low, np.uint8)
     expected = np.asarray(ImageOps.autocontrast(Image.fromarray(picture))).astype(float)
-    found = levels(operations.autocontrast(unit(picture)))
+    found = changed("autocontrast", picture)
     # PIL cuts the fraction off.
     assert (found - expected > -1e-3).all() and (found - expected < 1.001).all()
 
 
-@pytest.mark.parametrize("seed", range(4))
 @pytest.mark.parametrize(("low", "high"), [(30, 220), (0, 255), (90, 99), (77, 77)])
-def test_equalise(seed, low, high):
-    picture = np.full((HEIGHT, WIDTH), low, np.uint8) if low == high else grey(seed=seed, low=low, high=high)
-    expected = np.asarray(ImageOps.equalize(Image.fromarray(picture)))
-    np.testing.assert_allclose(levels(operations.equalise(unit(picture))), expected, atol=1e-3)
+def test_equalise(low, high):
+    for seed in range(4):
+        picture = np.full((HEIGHT, WIDTH), low, np.uint8) if low == high else grey(seed=seed, low=low, high=high)
+        expected = np.asarray(ImageOps.equalize(Image.fromarray(picture)))
+        np.testing.assert_allclose(changed("equalise", picture), expected, atol=1e-3)
 
 
 def test_equalise_of_few_pixels_beside_a_background():
@@ -75,35 +84,34 @@ def test_equalise_of_few_pixels_beside_a_background():
     for row, marked in ((0, 30), (1, 64), (2, 64), (3, 64), (4, 64)):  # below and above the 255 pixels of one step
         picture[row, :marked] = 40 + row
         expected = np.asarray(ImageOps.equalize(Image.fromarray(255 - picture)))
-        np.testing.assert_allclose(levels(operations.equalise(unit(255 - picture))), expected, atol=1e-3)
+        np.testing.assert_allclose(changed("equalise", 255 - picture), expected, atol=1e-3)
 
 
 @pytest.mark.parametrize("bits", [4, 5, 6, 7, 8])
 def test_posterise(bits):
     expected = np.asarray(ImageOps.posterize(Image.fromarray(grey()), bits))
     for drawn in (bits, bits + 0.99):
-        np.testing.assert_allclose(levels(operations.posterise(unit(grey()), drawn)), expected, atol=1e-3)
+        np.testing.assert_allclose(changed("posterise", grey(), drawn), expected, atol=1e-3)
 
 
 @pytest.mark.parametrize("threshold", [0, 60, 128, 200, 256])
 def test_solarise(threshold):
     expected = np.asarray(ImageOps.solarize(Image.fromarray(grey()), threshold))
-    found = operations.solarise(unit(grey()), threshold / 255)
-    np.testing.assert_allclose(levels(found), expected, atol=1e-3)
+    np.testing.assert_allclose(changed("solarise", grey(), threshold / 255), expected, atol=1e-3)
 
 
 @pytest.mark.parametrize("factor", [0.05, 0.3, 0.95])
 @pytest.mark.parametrize(
-    ("operation", "enhance"),
+    ("name", "enhance"),
     [
-        (operations.brightness, ImageEnhance.Brightness),
-        (operations.contrast, ImageEnhance.Contrast),
-        (operations.sharpness, ImageEnhance.Sharpness),
+        ("brightness", ImageEnhance.Brightness),
+        ("contrast", ImageEnhance.Contrast),
+        ("sharpness", ImageEnhance.Sharpness),
     ],
 )
-def test_blends(operation, enhance, factor):
+def test_blends(name, enhance, factor):
     expected = np.asarray(enhance(Image.fromarray(grey())).enhance(factor)).astype(float)
-    found = levels(operation(unit(grey()), factor))
+    found = changed(name, grey(), factor)
     # PIL rounds both the picture it blends with and the result.
     assert np.abs(found - expected).max() < 1.5
     assert np.abs(levels(unit(grey())) - expected).max() > 1.5 or factor == 0.95
@@ -116,12 +124,7 @@ def test_sharpness_written_out():
         for column in range(1, 8):
             around = image[0, row - 1 : row + 2, column - 1 : column + 2].sum() + 4 * image[0, row, column]
             smooth[row, column] = around / 13
-    torch.testing.assert_close(operations.sharpness(image, 0.25)[0], 0.75 * smooth + 0.25 * image[0])
-
-
-def test_identity():
-    image = unit(grey())
-    assert torch.equal(operations.identity(image), image)
+    torch.testing.assert_close(INTENSITY["sharpness"][0](image, 0.25)[0], 0.75 * smooth + 0.25 * image[0])
 
 
 # Geometric operations against PIL (nearest, for masks) and scipy (bilinear, for images)
@@ -137,10 +140,6 @@ def pil_coefficients(name: str, magnitude: float) -> tuple[float, ...]:
     }[name]
 
 
-def moved(name: str, magnitude: float, sample: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    return RandGeometric(getattr(operations, name), magnitudes=(magnitude, magnitude), prob=1)(sample)
-
-
 @pytest.mark.parametrize("name", GEOMETRIC)
 @pytest.mark.parametrize("part", [-1.0, -0.37, 0.0, 0.41, 1.0])
 def test_mask_moves_as_in_pil(name, part):
@@ -150,7 +149,7 @@ def test_mask_moves_as_in_pil(name, part):
         expected = picture.rotate(magnitude)
     else:
         expected = picture.transform(picture.size, Image.Transform.AFFINE, pil_coefficients(name, magnitude))
-    found = moved(name, magnitude, {"image": unit(grey()), "label": unit(grey())})["label"]
+    found = move(GEOMETRIC[name][0], {"image": unit(grey()), "label": unit(grey())}, magnitude)["label"]
     wrong = np.abs(levels(found) - np.asarray(expected)) > 1e-3
     assert wrong.mean() < 0.005  # PIL calculates in 16 bits: pixels between two may go to the other one
 
@@ -169,13 +168,13 @@ def test_image_is_interpolated_as_in_scipy(name, part):
         matrix = np.array([[e, d], [b, a]])
         offset = np.array([f, c]) + matrix @ [0.5, 0.5] - [0.5, 0.5]  # PIL counts from a pixel's corner
     expected = ndimage.affine_transform(grey().astype(float), matrix, offset, order=1, mode="grid-constant", cval=0)
-    found = moved(name, magnitude, {"image": unit(grey())})["image"]
+    found = move(GEOMETRIC[name][0], {"image": unit(grey())}, magnitude)["image"]
     np.testing.assert_allclose(levels(found), expected, atol=0.02)
 
 
 def test_outside_is_black_and_no_lung():
     ones = torch.ones(1, HEIGHT, WIDTH)
-    found = moved("translate_x", 0.25, {"image": ones, "label": ones})
+    found = move(GEOMETRIC["translate_x"][0], {"image": ones, "label": ones}, 0.25)
     for values in found.values():
         expected = torch.arange(WIDTH).lt(WIDTH * 3 // 4).float().expand(1, HEIGHT, -1)
         torch.testing.assert_close(values, expected, atol=1e-5, rtol=0)
@@ -207,10 +206,7 @@ def test_weak_views_are_all_those_there_are():
     picture = grey(16, 24)
     known = {view.tobytes(): 0 for view in all_weak_views(picture)}
     assert len(known) == 2 * 5 * 7
-    augment = Augment("weak")
-    augment.seed(0)
-    images = unit(picture).expand(1400, 1, -1, -1)
-    for view in augment(images):
+    for view in views_of("weak", unit(picture).expand(1400, 1, -1, -1)):
         known[np.rint(levels(view)).astype(np.uint8).tobytes()] += 1  # KeyError: not a view that may be
     counts = np.array(list(known.values()))
     assert counts.min() > 3 and counts.max() < 45  # 20 expected of each
@@ -218,10 +214,8 @@ def test_weak_views_are_all_those_there_are():
 
 
 def test_small_sides_have_no_room_to_move():
-    augment = Augment("weak")
-    augment.seed(0)
     images = torch.rand(20, 1, 7, 7, generator=torch.Generator().manual_seed(0))
-    for view, image in zip(augment(images), images, strict=True):
+    for view, image in zip(views_of("weak", images), images, strict=True):
         assert torch.equal(view, image) or torch.equal(view, image.flip(-1))
 
 
@@ -233,11 +227,11 @@ def test_masks_move_with_their_images(kind):
     """Images that are their own masks: where both are moved alike, they stay so up to the interpolated edge."""
     blobs = torch.stack([unit(grey(seed=seed)) > 0.5 for seed in range(60)])
     augment = Augment(kind)
-    if kind == "strong":  # the intensity operations would change the images alone
-        geometric = [transform for transform in pool_transforms(0.5) if isinstance(transform, RandGeometric)]
-        augment.transform = Compose([RandFlipCrop(prob=0.5, padding=0.125), SomeOf(geometric, num_transforms=2)])
+    for name, transform in zip(POOL, augment.strong.transforms, strict=True):
+        if name in INTENSITY:  # would change the images alone
+            transform.change = lambda sample, *_: sample
     augment.seed(1)
-    images, masks = augment(blobs.float(), blobs.float())
+    images, masks = augment({"image": blobs.float(), "label": blobs.float()}).values()
     assert ((masks == 0) | (masks == 1)).all()
     assert sum(not torch.equal(mask, blob.float()) for mask, blob in zip(masks, blobs, strict=True)) > 50
     differing = ((images > 0.5) != (masks > 0.5)).flatten(1).float().mean(1)
@@ -257,20 +251,11 @@ def test_intensity_operations_leave_masks_alone(name):
 
 @pytest.mark.parametrize("kind", AUGMENTATIONS)
 def test_masks_change_nothing_about_the_images(kind):
-    augment = Augment(kind)
     images, masks = batch()
-    augment.seed(3)
-    alone = augment(images)
-    augment.seed(3)
-    assert torch.equal(augment(images, masks)[0], alone)
+    assert torch.equal(views_of(kind, images, masks)[0], views_of(kind, images))
 
 
 # The composition
-
-
-def test_pool():
-    assert sorted(INTENSITY + GEOMETRIC) == list(POOL)
-    assert all(isinstance(only(name), RandIntensity if name in INTENSITY else RandGeometric) for name in POOL)
 
 
 def test_strong_is_weak_then_two_of_the_pool():
@@ -282,11 +267,12 @@ def test_strong_is_weak_then_two_of_the_pool():
 
 def test_two_different_operations_are_drawn_equally_often():
     augment = Augment("strong")
-    some = augment.transform.transforms[1]
     drawn: list[int] = []
-    some.transforms = [lambda sample, number=number: drawn.append(number) or sample for number in range(len(POOL))]
+    for number, transform in enumerate(augment.strong.transforms):
+        transform.prob, transform.magnitudes = 1, None
+        transform.change = lambda sample, number=number: drawn.append(number) or sample
     augment.seed(0)
-    augment(torch.zeros(2000, 1, 2, 2))
+    augment({"image": torch.zeros(2000, 1, 2, 2)})
     pairs = [tuple(drawn[i : i + 2]) for i in range(0, len(drawn), 2)]
     assert len(pairs) == 2000 and all(first != second for first, second in pairs)
     counts = Counter(drawn)
@@ -318,14 +304,11 @@ def test_operations_are_applied_half_of_the_time_each_at_its_own_magnitude(name)
         *((name, -0.3, 0.3) for name in ("shear_x", "shear_y", "translate_x", "translate_y")),
     ],
 )
-def test_ranges_of_the_magnitudes(name, low, high, monkeypatch):
-    drawn = []
+def test_ranges_of_the_magnitudes(name, low, high):
+    drawn: list[float] = []
     transform = only(name)
     transform.set_random_state(seed=0)
-    if name in INTENSITY:
-        monkeypatch.setattr(transform, "change", lambda image, magnitude: drawn.append(magnitude) or image)
-    else:
-        monkeypatch.setattr(transform, "mapping", lambda magnitude, *_: drawn.append(magnitude) or (1, 0, 0, 0, 1, 0))
+    transform.change = lambda sample, magnitude: drawn.append(magnitude) or sample
     for _ in range(500):
         transform({"image": torch.zeros(1, 4, 4)})
     margin = (high - low) / 50
@@ -335,9 +318,7 @@ def test_ranges_of_the_magnitudes(name, low, high, monkeypatch):
 
 def test_each_image_has_its_own_views():
     for kind in ("weak", "strong"):
-        augment = Augment(kind)
-        augment.seed(0)
-        views = augment(unit(grey()).expand(30, 1, -1, -1))
+        views = views_of(kind, unit(grey()).expand(30, 1, -1, -1))
         assert len({view.numpy().tobytes() for view in views}) == 30
 
 
@@ -345,43 +326,28 @@ def test_each_image_has_its_own_views():
 
 
 @pytest.mark.parametrize("kind", ["weak", "strong"])
-def test_seed_decides_whatever_the_global_state(kind):
-    images, masks = batch(12)
+def test_seed_decides_whatever_the_global_state_and_other_augments(kind):
+    sample = dict(zip(("image", "label"), batch(12), strict=True))
     found = []
     for other in range(2):
         random.seed(other), np.random.seed(other), torch.manual_seed(other)
-        augment = Augment(kind)
+        augment, disturbing = Augment(kind), Augment(kind)
         for _ in range(other):
-            augment(images)
+            augment(sample)
         augment.seed(0, 3, 17, 1)
-        found.append([*augment(images, masks), *augment(images, masks)])
+        disturbing.seed(other)
+        found.append(list(augment(sample).values()))
+        disturbing(sample)
+        found[-1] += augment(sample).values()
     assert all(torch.equal(first, second) for first, second in zip(*found, strict=True))
     assert not torch.equal(found[0][0], found[0][2])  # the next batch has other draws
 
 
 @pytest.mark.parametrize("kind", ["weak", "strong"])
 def test_other_numbers_other_views(kind):
-    images, _ = batch(12)
-    augment = Augment(kind)
-    found = []
-    for numbers in [(0,), (1,), (0, 0), (1, 0), (0, 1), (0, 0, 0, 0), (0, 0, 0, 1), (0, 0, 1, 0), (2**40, 5)]:
-        augment.seed(*numbers)
-        found.append(augment(images).numpy().tobytes())
-    assert len(set(found)) == len(found)
-
-
-def test_two_augments_do_not_disturb_each_other():
-    images, _ = batch()
-    first, second = Augment("strong"), Augment("strong")
-    first.seed(5)
-    expected = [first(images), first(images)]
-    first.seed(5)
-    second.seed(6)
-    found = []
-    for _ in range(2):
-        found.append(first(images))
-        second(images)
-    assert all(map(torch.equal, found, expected))
+    seeds = [(0,), (1,), (0, 0), (1, 0), (0, 1), (0, 0, 0, 0), (0, 0, 0, 1), (0, 0, 1, 0), (2**40, 5)]
+    found = {views_of(kind, batch(12)[0], seed=numbers).numpy().tobytes() for numbers in seeds}
+    assert len(found) == len(seeds)
 
 
 def test_global_random_states_are_untouched():
@@ -390,18 +356,10 @@ def test_global_random_states_are_untouched():
 
     before = copy.deepcopy(states())
     for kind in AUGMENTATIONS:
-        augment = Augment(kind)
-        augment(*batch())
-        augment.seed(1, 2)
-        augment(*batch())
+        Augment(kind)({"image": batch()[0]})
+        views_of(kind, *batch())
     after = states()
     assert before[:3] == after[:3] and torch.equal(before[3], after[3])
-
-
-@pytest.mark.parametrize("numbers", [(), (-1,), (3, -2)])
-def test_seeds_that_are_none(numbers):
-    with pytest.raises(ValueError, match="at least one number"):
-        Augment("weak").seed(*numbers)
 
 
 # What comes in and what goes out
@@ -409,21 +367,20 @@ def test_seeds_that_are_none(numbers):
 
 def test_none_returns_what_it_was_given():
     images, masks = batch()
-    assert Augment("none")(images) is images
-    same_images, same_masks = Augment("none")(images, masks)
+    same_images, same_masks = views_of("none", images, masks)
     assert same_images is images and same_masks is masks
 
 
-@pytest.mark.parametrize("kind", AUGMENTATIONS)
-@pytest.mark.parametrize("image_dtype", [torch.float32, torch.float64, torch.float16])
-@pytest.mark.parametrize("mask_dtype", [torch.float32, torch.uint8, torch.int64, torch.bool])
+@pytest.mark.parametrize("kind", ["weak", "strong"])
+@pytest.mark.parametrize(
+    ("image_dtype", "mask_dtype"),
+    [(torch.float32, torch.uint8), (torch.float16, torch.bool), (torch.float64, torch.int64)],
+)
 def test_shapes_dtypes_and_ranges(kind, image_dtype, mask_dtype):
     images, masks = batch(20, 40, 32)
     images, masks = images.to(image_dtype), masks.to(mask_dtype)
     given = images.clone(), masks.clone()
-    augment = Augment(kind)
-    augment.seed(0)
-    found, found_masks = augment(images, masks)
+    found, found_masks = views_of(kind, images, masks)
     assert found.shape == images.shape and found.dtype == image_dtype
     assert found_masks.shape == masks.shape and found_masks.dtype == mask_dtype
     assert found.isfinite().all() and found.min() >= 0 and found.max() <= 1
@@ -431,47 +388,20 @@ def test_shapes_dtypes_and_ranges(kind, image_dtype, mask_dtype):
     assert torch.equal(images, given[0]) and torch.equal(masks, given[1])
 
 
-def test_values_beyond_the_range_are_clamped():
-    augment = Augment("strong")
-    augment.seed(0)
-    found = augment(batch(60)[0] * 3 - 1)
+def test_values_stay_finite_and_in_range():
+    found = views_of("strong", batch(60)[0] * 3 - 1)
     assert found.isfinite().all() and found.min() == 0 and found.max() == 1
-
-
-@pytest.mark.parametrize("value", [0.0, 0.4, 1.0])
-def test_constant_images_stay_finite(value):
-    augment = Augment("strong")
-    augment.seed(0)
-    assert augment(torch.full((60, 1, 16, 16), value)).isfinite().all()
-
-
-def test_meta_tensors_become_plain_tensors():
-    augment = Augment("strong")
-    images, masks = batch()
-    augment.seed(0)
-    expected = augment(images, masks)
-    augment.seed(0)
-    found = augment(MetaTensor(images), MetaTensor(masks))
-    assert all(type(values) is torch.Tensor for values in found)
-    assert all(map(torch.equal, found, expected))
-
-
-@pytest.mark.parametrize("kind", AUGMENTATIONS)
-def test_empty_batch(kind):
-    images, masks = Augment(kind)(torch.zeros(0, 1, 16, 16), torch.zeros(0, 1, 16, 16))
-    assert images.shape == masks.shape == (0, 1, 16, 16)
+    for value in (0.0, 0.4, 1.0):
+        assert views_of("strong", torch.full((60, 1, 16, 16), value)).isfinite().all()
 
 
 @pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("kind", ["weak", "strong"])
 def test_device(kind, device):
     images, masks = batch(40)
-    augment = Augment(kind)
-    augment.seed(0)
-    expected = augment(images, masks)
-    augment.seed(0)
+    expected = views_of(kind, images, masks)
     with torch.device("meta"):  # a tensor made without naming the image's device would be there
-        found = augment(images.to(device), masks.to(device))
+        found = views_of(kind, images.to(device), masks.to(device))
     for there, here in zip(found, expected, strict=True):
         assert there.device.type == device
         assert ((there.cpu().float() - here.float()).abs() > 1e-3).float().mean() < 1e-3
@@ -487,52 +417,22 @@ def test_operations_never_wait_for_a_value(name):
 
 
 def test_half_precision_regions_change_nothing():
-    augment = Augment("strong")
-    images, masks = batch(40)
-    augment.seed(0)
-    expected = augment(images, masks)
-    augment.seed(0)
+    expected = views_of("strong", *batch(40))
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        found = augment(images, masks)
+        found = views_of("strong", *batch(40))
     assert all(map(torch.equal, found, expected))
 
 
-def test_no_gradient_flows_back():
-    images, _ = batch()
-    assert not Augment("strong")(images.requires_grad_()).requires_grad
-
-
-@pytest.mark.parametrize("kind", ["", "Weak", "light", None])
+@pytest.mark.parametrize("kind", ["Weak", None])
 def test_unknown_kind(kind):
     with pytest.raises(ValueError, match=f"augment is {kind!r}, expected one of none, weak, strong"):
         Augment(kind)
-
-
-@pytest.mark.parametrize("kind", AUGMENTATIONS)
-@pytest.mark.parametrize("shape", [(16, 16), (1, 16, 16), (2, 3, 16, 16), (2, 1, 4, 16, 16)])
-def test_wrong_shapes_of_images(kind, shape):
-    with pytest.raises(ValueError, match=r"expected B x 1 x H x W"):
-        Augment(kind)(torch.zeros(shape))
-
-
-def test_wrong_dtype_of_images():
-    with pytest.raises(ValueError, match=r"uint8, expected .* floating point"):
-        Augment("weak")(torch.zeros(2, 1, 16, 16, dtype=torch.uint8))
-
-
-@pytest.mark.parametrize("kind", AUGMENTATIONS)
-@pytest.mark.parametrize("shape", [(2, 16, 16), (3, 1, 16, 16), (2, 1, 16, 8)])
-def test_wrong_shapes_of_masks(kind, shape):
-    with pytest.raises(ValueError, match=r"masks are .*, expected the images'"):
-        Augment(kind)(torch.zeros(2, 1, 16, 16), torch.zeros(shape))
 
 
 def test_real_images_stay_in_range(real_data):
     folder = real_data / "chest_xray" / "kermany_224" / "test" / "NORMAL"
     paths = sorted(folder.iterdir())[:8]
     images = torch.stack([unit(np.asarray(Image.open(path).convert("L"))) for path in paths])
-    augment = Augment("strong")
-    augment.seed(0)
-    found = augment(images)
+    found = views_of("strong", images)
     assert found.min() >= 0 and found.max() <= 1
-    assert sum(not torch.equal(view, image) for view, image in zip(found, images, strict=True)) == len(images)
+    assert not any(map(torch.equal, found, images))

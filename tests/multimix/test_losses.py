@@ -227,18 +227,3 @@ def test_half_precision_outputs_give_a_single_precision_loss():
     expected = MultiMixLoss()({name: value.float() for name, value in half.items()}, targets)
     found = MultiMixLoss()(half, targets)
     assert found.dtype == torch.float32 and float(found) == pytest.approx(float(expected))
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        ({"confidence_threshold": 1.1}, "confidence_threshold is 1.1"),
-        ({"confidence_threshold": -0.1}, "confidence_threshold is -0.1"),
-        ({"lambda_": -1.0}, "lambda_ is -1.0"),
-        ({"alpha": -1.0}, "alpha is -1.0"),
-        ({"beta": -1.0}, "beta is -1.0"),
-    ],
-)
-def test_wrong_arguments_are_refused(arguments, message):
-    with pytest.raises(ValueError, match=message):
-        MultiMixLoss(**arguments)

@@ -1,8 +1,9 @@
-"""Figures of masks, against loops over pixels, MONAI's own metrics and cases with a known answer."""
+"""Figures of masks, against MONAI's metrics and cases with a known answer."""
 
 import itertools
 import math
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -28,54 +29,6 @@ def _box(top: int, bottom: int, left: int, right: int, shape: tuple[int, int] = 
     return mask
 
 
-def _boundary(mask: np.ndarray) -> list[tuple[int, int]]:
-    """Pixels with one of the four neighbours outside the mask or outside the image."""
-    height, width = mask.shape
-    found = []
-    for y in range(height):
-        for x in range(width):
-            around = [(y - 1, x), (y + 1, x), (y, x - 1), (y, x + 1)]
-            outside = [not (0 <= v < height and 0 <= u < width and mask[v, u]) for v, u in around]
-            if mask[y, x] and any(outside):
-                found.append((y, x))
-    return found
-
-
-def _percentile(values: list[float], share: float) -> float:
-    values = sorted(values)
-    place = share * (len(values) - 1)
-    low = math.floor(place)
-    high = min(low + 1, len(values) - 1)
-    return values[low] + (place - low) * (values[high] - values[low])
-
-
-def _slow_distances(p: np.ndarray, r: np.ndarray, spacing: tuple[float, float] = (1, 1)) -> tuple[float, float]:
-    means, tails = [], []
-    for source, target in ((_boundary(p), _boundary(r)), (_boundary(r), _boundary(p))):
-        nearest = [min(math.hypot((y - v) * spacing[0], (x - u) * spacing[1]) for v, u in target) for y, x in source]
-        means.append(sum(nearest) / len(nearest))
-        tails.append(_percentile(nearest, 0.95))
-    return sum(means) / 2, max(tails)
-
-
-def _slow_ssim(p: np.ndarray, r: np.ndarray) -> float:
-    """Mean over the windows inside the image, each written out."""
-    line = np.exp(-(np.arange(-5, 6) ** 2) / (2 * 1.5**2))
-    window = np.outer(line, line) / line.sum() ** 2
-    values = []
-    for y in range(p.shape[0] - 10):
-        for x in range(p.shape[1] - 10):
-            a, b = (m[y : y + 11, x : x + 11].astype(float) for m in (p, r))
-            mean_a, mean_b = (window * a).sum(), (window * b).sum()
-            var_a, var_b = (window * (a - mean_a) ** 2).sum(), (window * (b - mean_b) ** 2).sum()
-            cov = (window * (a - mean_a) * (b - mean_b)).sum()
-            c1, c2 = 0.01**2, 0.03**2
-            values.append(
-                (2 * mean_a * mean_b + c1) * (2 * cov + c2) / ((mean_a**2 + mean_b**2 + c1) * (var_a + var_b + c2))
-            )
-    return float(np.mean(values))
-
-
 def _random_pairs() -> list[tuple[np.ndarray, np.ndarray]]:
     rng = np.random.default_rng(0)
     sizes = [(11, 11), (13, 24), (30, 17)]
@@ -84,51 +37,30 @@ def _random_pairs() -> list[tuple[np.ndarray, np.ndarray]]:
     return noise + blobs
 
 
-@pytest.mark.parametrize("predicted, reference", _random_pairs())
-def test_scores_against_loops(predicted: np.ndarray, reference: np.ndarray):
-    tp = fp = fn = 0
-    for p, r in zip(predicted.ravel().tolist(), reference.ravel().tolist(), strict=True):
-        tp, fp, fn = tp + (p and r), fp + (p and not r), fn + (r and not p)
-    spacing = (0.7, 0.2)
-    average, hd95 = _slow_distances(predicted, reference)
-    average_mm, hd95_mm = _slow_distances(predicted, reference, spacing)
-    assert mask_scores(predicted, reference, spacing) == pytest.approx(
-        {
-            "dice": 2 * tp / (2 * tp + fp + fn),
-            "jaccard": tp / (tp + fp + fn),
-            "ssim": _slow_ssim(predicted, reference),
-            "average_hausdorff": average,
-            "hd95": hd95,
-            "precision": tp / (tp + fp),
-            "recall": tp / (tp + fn),
-            "area_px": tp + fp,
-            "reference_area_px": tp + fn,
-            "area_difference": (fp - fn) / (tp + fn),
-            "empty_prediction": 0,
-            "average_hausdorff_mm": average_mm,
-            "hd95_mm": hd95_mm,
-            "area_mm2": (tp + fp) * 0.14,
-            "reference_area_mm2": (tp + fn) * 0.14,
-        },
-        abs=2e-5,
-    )
+def _monai_distances(p: torch.Tensor, r: torch.Tensor, **spacing: Any) -> tuple[Any, Any]:
+    settings = {"include_background": True, **spacing}
+    directed = [compute_average_surface_distance(a, b, **settings).item() for a, b in ((p, r), (r, p))]
+    hd95 = compute_hausdorff_distance(p, r, percentile=95, **settings).item()
+    return pytest.approx(np.mean(directed), abs=1e-4), pytest.approx(hd95, abs=1e-4)
 
 
-def test_scores_against_monai_on_real_masks(real_data: Path):
+def test_scores_are_those_of_monai(real_data: Path):
     files = sorted((real_data / "chest_xray" / "shenzhen_256" / "masks").glob("*.png"))[::140]
     masks = [np.asarray(Image.open(file)) > 127 for file in files]
-    for predicted, reference in itertools.pairwise(masks):
+    for predicted, reference in [*_random_pairs(), *itertools.pairwise(masks)]:
         p, r = (torch.from_numpy(mask)[None, None].float() for mask in (predicted, reference))
-        scores, counts = mask_scores(predicted, reference), get_confusion_matrix(p, r)
+        scores, counts = mask_scores(predicted, reference, (0.7, 0.2)), get_confusion_matrix(p, r)
         assert scores["dice"] == pytest.approx(compute_dice(p, r).item(), abs=1e-6)
         assert scores["jaccard"] == pytest.approx(compute_iou(p, r).item(), abs=1e-6)
         for name in ("precision", "recall"):
             assert scores[name] == pytest.approx(compute_confusion_matrix_metric(name, counts).item(), abs=1e-6)
         assert scores["ssim"] == pytest.approx(SSIMMetric(spatial_dims=2)(p, r).item(), abs=1e-5)
-        hd95 = compute_hausdorff_distance(p, r, include_background=True, percentile=95)
-        assert scores["hd95"] == pytest.approx(hd95.item(), abs=1e-4)
-        directed = [compute_average_surface_distance(a, b, include_background=True).item() for a, b in ((p, r), (r, p))]
-        assert scores["average_hausdorff"] == pytest.approx(np.mean(directed), abs=1e-4)
+        assert (scores["average_hausdorff"], scores["hd95"]) == _monai_distances(p, r)
+        assert (scores["average_hausdorff_mm"], scores["hd95_mm"]) == _monai_distances(p, r, spacing=(0.7, 0.2))
+        areas = [predicted.sum(), reference.sum()]
+        assert [scores["area_px"], scores["reference_area_px"]] == areas
+        assert [scores["area_mm2"], scores["reference_area_mm2"]] == pytest.approx([0.14 * a for a in areas])
+        assert scores["area_difference"] == pytest.approx(areas[0] / areas[1] - 1) and scores["empty_prediction"] == 0
 
 
 def test_a_square_shifted_along_a_row():
@@ -157,14 +89,6 @@ def test_average_hausdorff_weighs_both_directions_alike():
     assert mask_scores(predicted, reference)["average_hausdorff"] != pytest.approx(10 / 81)  # pooled, as in ASSD
 
 
-def test_scores_are_symmetric_but_for_precision_and_recall():
-    p, r = _random_pairs()[1]
-    one, other = mask_scores(p, r), mask_scores(r, p)
-    for name in ("dice", "jaccard", "ssim", "average_hausdorff", "hd95"):
-        assert one[name] == pytest.approx(other[name], abs=1e-6)
-    assert one["precision"] == other["recall"]
-
-
 def test_a_perfect_prediction():
     scores = mask_scores(_box(0, 12, 5, 30), _box(0, 12, 5, 30))
     assert [scores[k] for k in ("dice", "jaccard", "precision", "recall")] == [1] * 4
@@ -178,27 +102,6 @@ def test_an_empty_prediction_is_flagged():
     undefined = {name for name, value in scores.items() if math.isnan(value)}
     assert undefined == {"precision", "average_hausdorff", "hd95", "average_hausdorff_mm", "hd95_mm"}
     assert 0 < scores["ssim"] < 1
-
-
-@pytest.mark.parametrize(
-    "predicted, reference, spacing, message",
-    [
-        (_box(0, 5, 0, 5), np.zeros((40, 40), bool), None, "no lungs in the reference mask"),
-        (np.zeros((40, 40), bool), np.zeros((40, 40), bool), None, "no lungs in the reference mask"),
-        (_box(0, 5, 0, 5, (40, 41)), _box(0, 5, 0, 5), None, r"\(40, 40\), got \(40, 41\)"),
-        (_box(0, 5, 0, 5).astype(np.uint8), _box(0, 5, 0, 5), None, "predicted must be a boolean.*uint8"),
-        (_box(0, 5, 0, 5), 1.0 * _box(0, 5, 0, 5), None, "reference must be a boolean.*float64"),
-        (_box(0, 5, 0, 5)[None], _box(0, 5, 0, 5)[None], None, r"\(1, 40, 40\)"),
-        (_box(0, 5, 0, 5, (10, 40)), _box(0, 5, 0, 5, (10, 40)), None, "11 x 11"),
-        (_box(0, 5, 0, 5), _box(0, 5, 0, 5), (1.0, 0.0), "two positive numbers"),
-        (_box(0, 5, 0, 5), _box(0, 5, 0, 5), (1.0, math.nan), "two positive numbers"),
-        (_box(0, 5, 0, 5), _box(0, 5, 0, 5), (1.0, 1.0, 1.0), "two numbers"),
-        (_box(0, 5, 0, 5), _box(0, 5, 0, 5), 0.5, "two numbers"),
-    ],
-)
-def test_scores_refuse(predicted: np.ndarray, reference: np.ndarray, spacing: object, message: str):
-    with pytest.raises(ValueError, match=message):
-        mask_scores(predicted, reference, spacing)
 
 
 def test_summary():
@@ -234,15 +137,6 @@ def test_summary_of_nothing_but_empty_predictions():
     assert summary["dice"] == 0 and summary["dice_sd"] == 0
     assert all(math.isnan(summary[key]) for key in ("hd95", "hd95_sd", "hd95_median", "precision"))
     assert summary["num_undefined_distances"] == summary["num_empty_predictions"] == 2
-
-
-@pytest.mark.parametrize("change", [{"dice": "0.9"}, {"hd95": None}, {"hd95": math.inf}, {"recall": [1.0]}])
-def test_summary_refuses(change: dict):
-    row = mask_scores(_box(5, 9, 5, 9), _box(5, 9, 5, 9))
-    with pytest.raises(ValueError, match=f"row 1 must have a number for '{next(iter(change))}'"):
-        summarise([row, row | change])
-    with pytest.raises(ValueError, match="no images"):
-        summarise([])
 
 
 RIGHT, LEFT = _box(5, 35, 4, 16), _box(5, 25, 24, 36)  # 360 pixels at the image's left, 240 at its right
@@ -290,9 +184,3 @@ def test_lung_areas_of_real_masks_find_the_side(real_data: Path):
         areas = lung_areas(np.isin(lungs, (150, 200)))
         assert areas["split"] == "components"
         assert areas["right_fraction"] == pytest.approx((lungs == 150).sum() / areas["lung_area_px"], abs=1e-3)
-
-
-@pytest.mark.parametrize("mask, spacing", [(RIGHT.astype(int), None), (RIGHT[0], None), (RIGHT, (1, -1))])
-def test_lung_areas_refuse(mask: np.ndarray, spacing: object):
-    with pytest.raises(ValueError, match=r"mask must be|spacing must be"):
-        lung_areas(mask, spacing)

@@ -6,9 +6,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from torch.nn.parallel import DistributedDataParallel
 
-from multimix.losses import MultiMixLoss
 from multimix.network import METHODS, MultiMixNet
 from multimix.saliency import saliency_map
 from multimix.shipped import ShippedMultiMix
@@ -40,17 +38,6 @@ def by_backward(network, image):
         maps.append(variable.grad.abs())
     network.zero_grad()
     return torch.cat(maps)
-
-
-def streams_and_targets(count=2, seed=0):
-    names = ("mask_labelled", "mask_unlabelled", "class_labelled", "class_weak", "class_strong")
-    streams = {name: images(count, seed=10 * seed + index) for index, name in enumerate(names)}
-    targets = {
-        "label": torch.arange(count) % 2,
-        "hidden_label": torch.full((count,), -1),
-        "mask": (images(count, seed=seed) > 0.5).to(torch.uint8),
-    }
-    return streams, targets
 
 
 def test_equals_finite_differences_of_the_winning_score():
@@ -113,17 +100,12 @@ def test_leaves_no_trace():
         assert parameter.requires_grad
 
 
-def test_needs_no_gradients_of_parameters():
-    network = network_of()
-    expected = network.saliency_map(images())
-    assert torch.equal(network.requires_grad_(False).saliency_map(images()), expected)
-
-
 @pytest.mark.parametrize("context", [torch.no_grad, torch.inference_mode, torch.enable_grad])
 @pytest.mark.parametrize("training", [True, False])
 def test_works_inside_contexts(context, training):
     network = network_of().train(training)
     expected = network.saliency_map(images())
+    network.requires_grad_(not training)  # needs no gradients of parameters
     with context():
         image = images()
         found = network.saliency_map(image)
@@ -197,25 +179,20 @@ def check_closed_form(method, image, seed=0):
 
 
 @pytest.mark.parametrize("method", BRIDGED)
-def test_closed_form_equals_autograd(method):
-    check_closed_form(method, images(4, 64))
-
-
 @pytest.mark.parametrize("seed", range(3))
-def test_closed_form_where_maxima_are_tied(seed):
-    image = images(4, 64, seed)
+def test_closed_form_where_maxima_are_tied(method, seed):
+    image = images(5, 64, seed)
     image[0, :, :, :20] = 0
     image[1, :, 32:] = 1
     image[2] = (image[2] > 0.5).float()
     image[3] = torch.arange(64)[:, None].div(64)  # every row of one value
-    check_closed_form("multimix", image, seed)
+    check_closed_form(method, image, seed)
 
 
-@pytest.mark.parametrize("method", BRIDGED)
-def test_closed_form_on_real_films(method, real_data):
+def test_closed_form_on_real_films(real_data):
     image = real_films(real_data)
     assert (image[3, :, :, :10] == 0).all() and (image[4, :, :10] == 0).all()
-    check_closed_form(method, image)
+    check_closed_form("multimix", image)
 
 
 def test_closed_form_in_double_precision_is_exact():
@@ -245,43 +222,3 @@ def test_torchscript_gives_the_same(method, export):
             other = images(3)
             torch.testing.assert_close(exported(other), shipped(other), rtol=1e-4, atol=1e-5)
     assert expected.std() > 1e-3
-
-
-# Several processes
-
-
-def train_on_a_rank(rank, folder):
-    """Three steps of one of two ranks, with data of its own; writes the weights and the first step's gradients."""
-    torch.set_num_threads(1)
-    torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=2)
-    try:
-        network = network_of(seed=rank, dropout=0.0)
-        parallel, loss = DistributedDataParallel(network), MultiMixLoss()
-        optimizer = torch.optim.SGD(network.parameters(), 0.01)
-        torch.save(network.state_dict(), folder / f"start{rank}.pt")
-        for step in range(3):
-            streams, targets = streams_and_targets(seed=2 * step + rank)
-            optimizer.zero_grad()
-            loss(parallel(streams), targets).backward()
-            if step == 0:
-                torch.save([p.grad.clone() for p in network.parameters()], folder / f"gradients{rank}.pt")
-            optimizer.step()
-        torch.save(network.state_dict(), folder / f"end{rank}.pt")
-    finally:
-        torch.distributed.destroy_process_group()
-
-
-@pytest.mark.slow
-def test_two_ranks_train_the_same_weights(tmp_path):
-    torch.multiprocessing.spawn(train_on_a_rank, (tmp_path,), nprocs=2)
-    start, end, other = (torch.load(tmp_path / f"{name}.pt") for name in ("start0", "end0", "end1"))
-    assert all(torch.equal(end[name], other[name]) for name in end)
-    assert all(not torch.equal(end[name], start[name]) for name in end)
-    # The first step's gradients are the mean over the ranks.
-    network = network_of(seed=0, dropout=0.0)
-    network.load_state_dict(start)
-    for rank in range(2):
-        streams, targets = streams_and_targets(seed=rank)
-        (MultiMixLoss()(network(streams), targets) / 2).backward()
-    for gradient, parameter in zip(torch.load(tmp_path / "gradients0.pt"), network.parameters(), strict=True):
-        torch.testing.assert_close(gradient, parameter.grad, rtol=1e-3, atol=1e-4 * float(parameter.grad.abs().max()))

@@ -5,6 +5,8 @@ from typing import Any
 
 import torch
 
+from label_efficient.options import one_of
+
 AUGMENTATIONS = ("none", "dihedral", "strong")
 _LEAST_AREA = 0.6  # of the image, that a random cut keeps
 _CONTRAST, _BRIGHTNESS, _COLOUR = 0.3, 0.15, 0.08
@@ -19,15 +21,10 @@ class Augment:
 
     Args:
         kind: One of `AUGMENTATIONS`.
-
-    Raises:
-        ValueError: If the kind is unknown.
     """
 
     def __init__(self, kind: str) -> None:
-        if kind not in AUGMENTATIONS:
-            raise ValueError(f"augment is {kind!r}, expected one of {', '.join(AUGMENTATIONS)}")
-        self.kind = kind
+        self.kind = one_of("augment", kind, AUGMENTATIONS)
 
     def __call__(self, images: Sequence[torch.Tensor]) -> list[torch.Tensor]:
         """Images 3 x H x W to as many, uint8; torch's global random numbers of the CPU decide."""

@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from torch.nn import functional as F
 
+from label_efficient.options import one_of
+
 AUGMENTATIONS = ("none", "light", "dihedral")
 
 
@@ -69,15 +71,10 @@ class Augment:
 
     Args:
         kind: One of `AUGMENTATIONS`.
-
-    Raises:
-        ValueError: If the kind is unknown.
     """
 
     def __init__(self, kind: str) -> None:
-        if kind not in AUGMENTATIONS:
-            raise ValueError(f"augment is {kind!r}, expected one of {', '.join(AUGMENTATIONS)}")
-        self.kind = kind
+        self.kind = one_of("augment", kind, AUGMENTATIONS)
 
     def __call__(self, image: torch.Tensor) -> torch.Tensor:
         """Batch to batch of the same shape, with torch's global random numbers of the CPU."""

@@ -4,13 +4,12 @@ The strong view follows RandAugment as FixMatch uses it (Sohn et al., FixMatch, 
 pool, each at a random magnitude), without its colour operation and Cutout, which MultiMix does not have.
 """
 
-from typing import overload
-
 import numpy as np
 import torch
 from monai.transforms import Compose, Randomizable, RandomizableTransform, SomeOf
-from monai.utils import convert_to_tensor
 from torch.nn import functional as F
+
+from label_efficient.options import one_of
 
 from .operations import Sample, pool_transforms
 
@@ -27,90 +26,47 @@ class Augment:
     probability 0.5. Geometric operations and the weak view move the masks with the images; intensity operations leave
     masks alone.
 
-    Until `seed` is called the draws are MONAI's: fixed if `set_determinism` was called before, arbitrary if not. The
-    global random states of Python, numpy and torch are neither used nor changed.
+    The global random states of Python, numpy and torch are neither used nor changed.
 
     Args:
         kind: One of `AUGMENTATIONS`.
-
-    Raises:
-        ValueError: If the kind is unknown.
     """
 
     def __init__(self, kind: str) -> None:
-        if kind not in AUGMENTATIONS:
-            raise ValueError(f"augment is {kind!r}, expected one of {', '.join(AUGMENTATIONS)}")
-        self.kind = kind
-        weak = RandFlipCrop(prob=0.5, padding=PADDING)
-        strong = SomeOf(pool_transforms(prob=0.5), num_transforms=NUM_OPERATIONS)
-        views = {"none": Compose([]), "weak": Compose([weak]), "strong": Compose([weak, strong])}
-        self.transform = views[kind]
+        self.kind = one_of("augment", kind, AUGMENTATIONS)
+        self.weak = RandFlipCrop(prob=0.5, padding=PADDING)
+        self.strong = SomeOf(pool_transforms(prob=0.5), num_transforms=NUM_OPERATIONS)
+        self.transform = Compose([self.weak, self.strong] if kind == "strong" else [self.weak])
 
-    @overload
-    def __call__(self, images: torch.Tensor, masks: None = None) -> torch.Tensor: ...
-
-    @overload
-    def __call__(self, images: torch.Tensor, masks: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]: ...
-
-    @torch.no_grad()
-    def __call__(
-        self, images: torch.Tensor, masks: torch.Tensor | None = None
-    ) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor]:
+    def __call__(self, batch: Sample) -> Sample:
         """View of a batch, on its device; "none" returns what it was given.
 
         Args:
-            images: B x 1 x H x W, floating point, 0..1.
-            masks: B x 1 x H x W, 0 or 1, of any dtype.
+            batch: `image` B x 1 x H x W, floating point in 0..1; perhaps `label`, the masks of 0 and 1, of the same
+                shape and any dtype.
 
         Returns:
-            The images, within 0..1; with masks the pair (images, masks). Shapes and dtypes are those given.
-
-        Raises:
-            ValueError: If a shape or the dtype of the images is another.
+            The same, of the shapes and dtypes given.
         """
-        if images.ndim != 4 or images.shape[1] != 1 or not images.is_floating_point():
-            raise ValueError(f"images are {tuple(images.shape)} {images.dtype}, expected B x 1 x H x W floating point")
-        if masks is not None and masks.shape != images.shape:
-            raise ValueError(f"masks are {tuple(masks.shape)}, expected the images' {tuple(images.shape)}")
-        if self.kind == "none" or len(images) == 0:
-            return images if masks is None else (images, masks)
+        if self.kind == "none":
+            return batch
         # One dtype for both: neither reflect padding nor sampling knows integers on GPUs.
-        samples: list[Sample] = [{"image": image} for image in _plain(images)]
-        if masks is not None:
-            for sample, mask in zip(samples, _plain(masks), strict=True):
-                sample["label"] = mask
+        single = {key: values.float() for key, values in batch.items()}
+        samples = [dict(zip(single, images, strict=True)) for images in zip(*single.values(), strict=True)]
         # One by one: of a whole list, the SomeOf within a Compose draws its operations once for all.
-        samples = [self.transform(sample) for sample in samples]
-        viewed = torch.stack([sample["image"] for sample in samples]).clamp_(0, 1).to(images.dtype)
-        if masks is None:
-            return viewed
-        return viewed, torch.stack([sample["label"] for sample in samples]).to(masks.dtype)
+        views = [self.transform(sample) for sample in samples]
+        viewed = {key: torch.stack([view[key] for view in views]) for key in batch}
+        viewed["image"].clamp_(0, 1)
+        return {key: values.to(batch[key].dtype) for key, values in viewed.items()}
 
     def seed(self, *numbers: int) -> None:
-        """Make every later draw depend on these numbers alone, for instance on seed, epoch, iteration and rank.
-
-        Raises:
-            ValueError: If there is no number, or a negative one.
-        """
-        if not numbers or min(numbers) < 0:
-            raise ValueError(f"seed is {numbers}, expected at least one number, none negative")
+        """Make every later draw depend on these numbers alone, such as seed, epoch, step and rank; none negative."""
         # Their count goes first because numpy pads with zeros: (1,) and (1, 0) would be the same seed.
         entropy = np.random.SeedSequence((len(numbers), *numbers))
         state = np.random.RandomState(entropy.generate_state(4))
         # One stream for all: Compose's own method starts a generator for each transform, which takes a millisecond.
-        for transform in _randomizables(self.transform):
+        for transform in (self.weak, self.strong, *self.strong.transforms):
             Randomizable.set_random_state(transform, state=state)
-
-
-def _plain(batch: torch.Tensor) -> torch.Tensor:
-    return convert_to_tensor(batch, dtype=torch.float32, track_meta=False)
-
-
-def _randomizables(transform: object) -> list[Randomizable]:
-    """The transform and, of a composition, those within."""
-    within = transform.transforms if isinstance(transform, Compose) else ()
-    found = [transform] if isinstance(transform, Randomizable) else []
-    return found + [inner for part in within for inner in _randomizables(part)]
 
 
 class RandFlipCrop(RandomizableTransform):

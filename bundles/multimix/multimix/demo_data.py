@@ -20,38 +20,23 @@ _COARSE_CELLS = 9  # a side, of the grid that smooth random shading is interpola
 
 
 class _Hospital(NamedTuple):
-    """How one hospital exposes and positions its films: ranges of uniform draws."""
+    """How a hospital exposes and positions its films: ranges of uniform draws."""
 
-    gamma: tuple[float, float]  # of the contrast curve; above 1 darkens the lungs
-    gain: tuple[float, float]
-    offset: tuple[float, float]  # brightness of what should be black
-    air: tuple[float, float]  # share of the tissue that the lungs take away: from hazy to well inflated
-    noise: tuple[float, float]  # standard deviation
-    rotation: tuple[float, float]  # radians, to either side
-    zoom: tuple[float, float]
-    collimated: tuple[float, float]  # width of the unexposed border
+    gamma: tuple[float, float] = (0.85, 1.25)  # of the contrast curve; above 1 darkens the lungs
+    gain: tuple[float, float] = (0.72, 1.0)
+    offset: tuple[float, float] = (0.0, 0.1)  # brightness of what should be black
+    air: tuple[float, float] = (0.35, 0.68)  # share of the tissue that the lungs take away: from hazy to well inflated
+    noise: tuple[float, float] = (0.01, 0.035)  # standard deviation
+    rotation: tuple[float, float] = (0.0, 0.14)  # radians, to either side
+    zoom: tuple[float, float] = (0.8, 1.1)
+    collimated: tuple[float, float] = (0.0, 0.0)  # width of the unexposed border
 
 
-_HOME = _Hospital(
-    gamma=(0.85, 1.25),
-    gain=(0.72, 1.0),
-    offset=(0.0, 0.1),
-    air=(0.35, 0.68),
-    noise=(0.01, 0.035),
-    rotation=(0.0, 0.14),
-    zoom=(0.8, 1.1),
-    collimated=(0.0, 0.0),
-)
+_HOME = _Hospital()
 _AWAY = _Hospital(
-    gamma=(0.5, 0.75),
-    gain=(0.6, 0.85),
-    offset=(0.08, 0.2),
-    air=(0.22, 0.5),
-    noise=(0.035, 0.06),
-    rotation=(0.12, 0.3),
-    zoom=(0.84, 0.98),
-    collimated=(0.05, 0.16),
-)
+    gamma=(0.5, 0.75), gain=(0.6, 0.85), offset=(0.08, 0.2), air=(0.22, 0.5), noise=(0.035, 0.06),
+    rotation=(0.12, 0.3), zoom=(0.84, 0.98), collimated=(0.05, 0.16),
+)  # fmt: skip
 
 
 def make_demo_images(
@@ -63,8 +48,7 @@ def make_demo_images(
         count: N.
         size: Pixels a side.
         seed: Of the random numbers; the same seed gives the same films.
-        shift: Draw from the other hospital: other contrast curve, brightness, inflation of the lungs, noise,
-            rotation, zoom and border.
+        shift: Draw from the other hospital.
 
     Returns:
         Images, uint8 N x size x size, labels, int64 (N,) as indices of DEMO_CLASSES, and masks of both lungs,
@@ -74,18 +58,16 @@ def make_demo_images(
     rng = np.random.default_rng((seed, shift))
     labels = np.arange(count, dtype=np.int64) % len(DEMO_CLASSES)
     rng.shuffle(labels)
-    images = np.empty((count, size, size), dtype=np.uint8)
-    masks = np.empty((count, size, size), dtype=np.uint8)
+    films = np.empty((count, 2, size, size), dtype=np.uint8)
     for index, label in enumerate(labels):
-        images[index], masks[index] = _draw(rng, size, opacity=bool(label), hospital=_AWAY if shift else _HOME)
-    return images, labels, masks
+        films[index] = _draw(rng, size, opacity=bool(label), hospital=_AWAY if shift else _HOME)
+    return films[:, 0].copy(), labels, films[:, 1].copy()
 
 
 def _draw(rng: np.random.Generator, size: int, *, opacity: bool, hospital: _Hospital) -> tuple[np.ndarray, np.ndarray]:
-    """Draw one film and its mask, both uint8 size x size.
+    """One film and its mask, both uint8 size x size.
 
-    Every random number is drawn whether `opacity` is set or not: the film with it differs from the film without it
-    by the patch alone.
+    Every random number is drawn whatever `opacity` is: the films with and without it differ by the patch alone.
     """
     axis = np.linspace(-1, 1, size, dtype=np.float32)
     x, y = _patient_axes(rng, axis, hospital)
@@ -128,14 +110,10 @@ def _patient_axes(rng: np.random.Generator, axis: np.ndarray, hospital: _Hospita
 
 
 def _lung(rng: np.random.Generator, u: np.ndarray, y: np.ndarray, *, heart: float) -> np.ndarray:
-    """Signed depth inside one lung, positive inside.
+    """Signed depth inside one lung, positive inside, by the distance `u` from the midline towards its side.
 
-    Args:
-        rng: Random numbers.
-        u: Distance from the midline towards the side of the lung.
-        y: Distance downwards.
-        heart: How far the heart pushes the medial border outwards at its widest; 0 for the patient's right, whose
-            dome of the diaphragm stands higher.
+    `heart` is how far the heart pushes the medial border outwards at its widest; 0 for the patient's right, whose dome
+    of the diaphragm stands higher.
     """
     top, floor = rng.uniform(-0.84, -0.7), rng.uniform(0.26, 0.5) + (0.06 if heart else 0.0)
     inner, width = rng.uniform(0.11, 0.16), rng.uniform(0.46, 0.6)
@@ -187,8 +165,7 @@ def _bones(rng: np.random.Generator, x: np.ndarray, y: np.ndarray) -> np.ndarray
     cage = expit(20 * (across - 0.1)) * expit(20 * (0.78 - across)) * expit(12 * (0.55 - y)) * expit(16 * (y + 0.85))
     bones += rng.uniform(0.04, 0.12) * cage * ribs
     collar = y + rng.uniform(0.5, 0.68) + rng.uniform(0.15, 0.4) * (across - 0.1)
-    bones += rng.uniform(0.03, 0.1) * np.exp(-((collar / 0.04) ** 2)) * expit(25 * (across - 0.1))
-    return bones
+    return bones + rng.uniform(0.03, 0.1) * np.exp(-((collar / 0.04) ** 2)) * expit(25 * (across - 0.1))
 
 
 def _lung_markings(rng: np.random.Generator, x: np.ndarray, y: np.ndarray, shading: np.ndarray) -> np.ndarray:
@@ -204,13 +181,10 @@ def _patch(
     rng: np.random.Generator, x: np.ndarray, y: np.ndarray, depth: np.ndarray, shading: np.ndarray
 ) -> np.ndarray:
     """An opacity: one soft patch within the lung of this signed depth, zero outside of it."""
-    rows, columns = np.nonzero(depth > 0.6 * depth.max())
-    centre = rng.integers(len(rows))
-    row, column = rows[centre], columns[centre]
-    radii = rng.uniform(0.14, 0.26, 2)
-    bump = _bump(x - x[row, column], y - y[row, column], *radii)
-    inside = (12 * depth).clip(0, 1)
-    return rng.uniform(0.3, 0.6) * bump * inside * (1 + 0.3 * shading).clip(0, None)
+    deep = np.argwhere(depth > 0.6 * depth.max())
+    centre = tuple(deep[rng.integers(len(deep))])
+    bump = _bump(x - x[centre], y - y[centre], *rng.uniform(0.14, 0.26, 2))
+    return rng.uniform(0.3, 0.6) * bump * (12 * depth).clip(0, 1) * (1 + 0.3 * shading).clip(0, None)
 
 
 def _foreign_bodies(rng: np.random.Generator, x: np.ndarray, y: np.ndarray, depth: np.ndarray) -> np.ndarray:

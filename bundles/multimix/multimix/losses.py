@@ -14,15 +14,12 @@ class MultiMixLoss(nn.Module):
     """L = CE + lambda * CE of pseudo-labels + alpha * Dice + beta * KL, as far as the network's outputs have them.
 
     Args:
-        confidence_threshold: t, from which on a pseudo-label counts.
+        confidence_threshold: t in 0..1, from which on a pseudo-label counts.
         lambda_: Weight of the pseudo-labels.
         alpha: Weight of the Dice loss.
         beta: Weight of the KL term.
         kl_detach_labelled: Whether the labelled side of the KL is a constant.
         class_weights: K weights of the classes in the supervised cross-entropy, or None.
-
-    Raises:
-        ValueError: If a weight is negative or the threshold is not in 0..1.
     """
 
     class_weights: torch.Tensor | None
@@ -38,22 +35,14 @@ class MultiMixLoss(nn.Module):
         class_weights: Sequence[float] | None = None,
     ) -> None:
         super().__init__()
-        if not 0 <= confidence_threshold <= 1:
-            raise ValueError(f"confidence_threshold is {confidence_threshold}, expected 0 to 1")
-        for name, value in (("lambda_", lambda_), ("alpha", alpha), ("beta", beta)):
-            if value < 0:
-                raise ValueError(f"{name} is {value}, expected 0 or more")
+        self.weights = {"class_loss": 1.0, "pseudo_label_loss": lambda_, "mask_loss": alpha, "kl_loss": beta}
         self.confidence_threshold = confidence_threshold
-        self.lambda_ = lambda_
-        self.alpha = alpha
-        self.beta = beta
         self.kl_detach_labelled = kl_detach_labelled
         self.dice_loss = DiceLoss(sigmoid=True, smooth_nr=1.0, smooth_dr=1.0)
         self.terms: dict[str, torch.Tensor] = {}
         self.ratios = {"pseudo_label_accuracy": ("pseudo_label_correct", "pseudo_label_known")}
-        self.register_buffer(
-            "class_weights", None if class_weights is None else torch.as_tensor(class_weights, dtype=torch.float32)
-        )
+        weights = None if class_weights is None else torch.as_tensor(class_weights, dtype=torch.float32)
+        self.register_buffer("class_weights", weights)
 
     def forward(self, outputs: Mapping[str, torch.Tensor], targets: Mapping[str, torch.Tensor]) -> torch.Tensor:
         """Total loss, a scalar.
@@ -68,25 +57,23 @@ class MultiMixLoss(nn.Module):
         `pseudo_label_known` and `pseudo_label_correct` (counts, of those with a known class; `ratios` says of what).
         """
         terms: dict[str, torch.Tensor] = {}
-        total: list[torch.Tensor] = []
+        outputs = {name: output.float() for name, output in outputs.items()}
         if "logits" in outputs:
-            terms["class_loss"] = F.cross_entropy(outputs["logits"].float(), targets["label"], self.class_weights)
-            total.append(terms["class_loss"])
+            terms["class_loss"] = F.cross_entropy(outputs["logits"], targets["label"], self.class_weights)
         if "strong_logits" in outputs:
-            pseudo_labels, confident = pseudo_label(outputs["weak_logits"].float(), self.confidence_threshold)
-            terms["pseudo_label_loss"] = pseudo_label_loss(outputs["strong_logits"].float(), pseudo_labels, confident)
-            total.append(self.lambda_ * terms["pseudo_label_loss"])
-            terms |= _pseudo_label_counts(pseudo_labels, confident, targets["hidden_label"])
+            pseudo_labels, confident = pseudo_label(outputs["weak_logits"], self.confidence_threshold)
+            terms["pseudo_label_loss"] = pseudo_label_loss(outputs["strong_logits"], pseudo_labels, confident)
+            known = confident & (targets["hidden_label"] != UNKNOWN)
+            terms["pseudo_label_share"] = confident.float().mean()
+            terms["pseudo_label_known"] = known.float().sum()
+            terms["pseudo_label_correct"] = (known & (pseudo_labels == targets["hidden_label"])).float().sum()
         if "mask_logits" in outputs:
-            terms["mask_loss"] = self.dice_loss(outputs["mask_logits"].float(), targets["mask"].float())
-            total.append(self.alpha * terms["mask_loss"])
+            terms["mask_loss"] = self.dice_loss(outputs["mask_logits"], targets["mask"].float())
         if "unlabelled_mask_logits" in outputs:
-            labelled = outputs["mask_logits"].float()
-            labelled = labelled.detach() if self.kl_detach_labelled else labelled
-            terms["kl_loss"] = bernoulli_kl(labelled, outputs["unlabelled_mask_logits"].float())
-            total.append(self.beta * terms["kl_loss"])
+            labelled = outputs["mask_logits"].detach() if self.kl_detach_labelled else outputs["mask_logits"]
+            terms["kl_loss"] = bernoulli_kl(labelled, outputs["unlabelled_mask_logits"])
         self.terms = {name: value.detach() for name, value in terms.items()}
-        return torch.stack(total).sum()
+        return torch.stack([self.weights[name] * loss for name, loss in terms.items() if name in self.weights]).sum()
 
 
 def pseudo_label(weak_logits: torch.Tensor, confidence_threshold: float) -> tuple[torch.Tensor, torch.Tensor]:
@@ -108,17 +95,6 @@ def pseudo_label_loss(
 ) -> torch.Tensor:
     """Cross-entropy of the strong view against the pseudo-labels: mean over the whole batch, the others count zero."""
     return (F.cross_entropy(strong_logits, pseudo_labels, reduction="none") * confident).mean()
-
-
-def _pseudo_label_counts(
-    pseudo_labels: torch.Tensor, confident: torch.Tensor, hidden_labels: torch.Tensor
-) -> dict[str, torch.Tensor]:
-    known = confident & (hidden_labels != UNKNOWN)
-    return {
-        "pseudo_label_share": confident.float().mean(),
-        "pseudo_label_known": known.float().sum(),
-        "pseudo_label_correct": (known & (pseudo_labels == hidden_labels)).float().sum(),
-    }
 
 
 def bernoulli_kl(labelled_logits: torch.Tensor, unlabelled_logits: torch.Tensor) -> torch.Tensor:

@@ -26,24 +26,14 @@ _PLACE_TAGS = ("ImageOrientationPatient", "ImagePositionPatient")
 
 @dataclass(frozen=True)
 class FileGrid:
-    """How a picture, as `_images.read_image` shows it, lies in its file.
+    """How a picture, as `images.read_image` shows it, lies in its file."""
 
-    Attributes:
-        affine: 4 x 4, from voxel (column, row, slice of the file) to millimetres, RAS as in NIfTI.
-        spacing: Millimetres per pixel of the picture from row to row and along a row, or None if unknown.
-        placed: Whether the affine is where the patient was.
-        back: Orientation (`nibabel.orientations`) that turns the picture into the file's voxels, or None if the file
-            has them as the picture shows them.
-        slice_axis: Of the turned picture, before it is turned back.
-        header: Of a NIfTI file.
-    """
-
-    affine: np.ndarray
-    spacing: tuple[float, float] | None = None
-    placed: bool = False
-    back: np.ndarray | None = None
-    slice_axis: int = 2
-    header: Any = None
+    affine: np.ndarray  # 4 x 4, from voxel (column, row, slice of the file) to millimetres, RAS as in NIfTI
+    spacing: tuple[float, float] | None = None  # millimetres from row to row and along a row, or None if unknown
+    placed: bool = False  # whether the affine is where the patient was
+    back: np.ndarray | None = None  # orientation (nibabel's) that turns the picture into the file's voxels, if needed
+    slice_axis: int = 2  # of the turned picture, before it is turned back
+    header: Any = None  # of a NIfTI file
 
     def to_file(self, mask: np.ndarray) -> np.ndarray:
         """Mask H x W of the picture to the voxels of the file, X x Y x 1 (W x H x 1 for pictures and DICOM)."""
@@ -56,7 +46,7 @@ class FileGrid:
 
 
 def read_grid(path: str | Path) -> FileGrid:
-    """Read the geometry of an image file that `_images.read_image` can read."""
+    """Read the geometry of an image file that `images.read_image` can read."""
     name = Path(path).name.lower()
     if name.endswith(NIFTI_SUFFIXES):
         return _nifti_grid(path)
@@ -99,9 +89,9 @@ def _dicom_grid(path: str | Path) -> FileGrid:
     if directions is not None and position is not None:
         along_row, along_column = directions[:3], directions[3:]
         normal = np.cross(along_row, along_column)
-        if abs(float(np.linalg.norm(normal)) - 1) < 0.01:
-            lps[:3, 0], lps[:3, 1], lps[:3, 2] = along_row * column, along_column * row, normal
-            lps[:3, 3], placed = position, True
+        placed = abs(float(np.linalg.norm(normal)) - 1) < 0.01
+        if placed:
+            lps[:3] = np.stack([along_row * column, along_column * row, normal, position], axis=1)
     return FileGrid(_LPS_TO_RAS @ lps, spacing, placed)
 
 
@@ -122,7 +112,7 @@ def write_mask(path: str | Path, mask: np.ndarray, grid: FileGrid) -> None:
         mask: bool H x W, as the picture is shown.
         grid: Of the picture's file.
     """
-    values = np.asarray(mask, dtype=np.uint8)
+    values = mask.astype(np.uint8)
     if Path(path).suffix == ".png":
         picture = Image.fromarray(values * 255)
         write_whole(path, lambda file: picture.save(file, format="PNG", compress_level=1))
@@ -156,8 +146,8 @@ def mask_names(files: Sequence[str]) -> dict[str, str]:
 
     The relative path with another ending: `.png` for pictures, `.nii.gz` for NIfTI and DICOM. Images that would share
     a mask file (`a.png` and `a.jpg`; also `A.png` and `a.png`, the same file to some systems) keep their ending before
-    it: `a.png.png`, `a.jpg.png`. Absolute paths and `..` are cut off, so that no mask lands elsewhere; what is the
-    same then is told apart by its place in the list.
+    it: `a.png.png`, `a.jpg.png`. Absolute paths and `..` are cut off; what is the same then is told apart by its place
+    in the list.
     """
     inside = {file: inside_folder(file).as_posix() for file in dict.fromkeys(files)}
     full = {file: path + _mask_suffix(path) for file, path in inside.items()}
@@ -183,17 +173,8 @@ def _mask_suffix(path: str) -> str:
 
 
 def outline(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
-    """The picture with the border of the mask drawn just inside of it.
-
-    Args:
-        image: uint8 H x W x 3.
-        mask: bool H x W.
-
-    Returns:
-        uint8 H x W x 3, a copy.
-    """
-    width = max(round(max(mask.shape) / 256), 1)
-    drawn = image.copy()
+    """A copy of the picture, uint8 H x W x 3, with the border of the mask, bool H x W, drawn just inside of it."""
+    drawn, width = image.copy(), max(round(max(mask.shape) / 256), 1)
     drawn[mask & ~ndimage.binary_erosion(mask, iterations=width)] = ImageColor.getrgb(PREDICTED)
     return drawn
 

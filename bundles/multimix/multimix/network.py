@@ -1,6 +1,6 @@
 """The network of MultiMix and of the methods it is compared with: one U-Net, of which each method builds its parts."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,6 +9,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from label_efficient.networks.model_info import network_arguments
+from label_efficient.options import one_of
 
 from .saliency import NEGATIVE_SLOPE, saliency_map
 
@@ -19,21 +20,13 @@ SIZE_STEP = 32  # four halvings between the blocks, one in the classification br
 
 @dataclass(frozen=True)
 class Method:
-    """Which parts a method has.
+    """Which parts a method has."""
 
-    Attributes:
-        classifies: Whether it has the classification branch.
-        segments: Whether it has the decoder.
-        bridge: Whether the saliency map enters the decoder.
-        pseudo_labels: Whether it learns from unlabelled images for classification.
-        mask_consistency: Whether it learns from unlabelled images for segmentation (the KL term).
-    """
-
-    classifies: bool = True
-    segments: bool = True
-    bridge: bool = False
-    pseudo_labels: bool = False
-    mask_consistency: bool = False
+    classifies: bool = True  # the classification branch
+    segments: bool = True  # the decoder
+    bridge: bool = False  # the saliency map enters the decoder
+    pseudo_labels: bool = False  # learns from unlabelled images for classification
+    mask_consistency: bool = False  # learns from unlabelled images for segmentation (the KL term)
 
 
 METHODS = {
@@ -51,11 +44,6 @@ class ConvBlock(nn.Module):
     """(3 x 3 convolution, InstanceNorm without affine parameters, LeakyReLU 0.2) twice, then dropout.
 
     The convolutions have no bias: InstanceNorm takes it away again.
-
-    Args:
-        in_channels: Of the input B x C x H x W.
-        out_channels: Of the output, of the same height and width.
-        dropout: Probability that a value of the output is set to zero in training.
     """
 
     def __init__(self, in_channels: int, out_channels: int, dropout: float = 0.0) -> None:
@@ -65,7 +53,7 @@ class ConvBlock(nn.Module):
         self.dropout = dropout
 
     def forward(self, features: torch.Tensor, drop: bool = True) -> torch.Tensor:
-        """Features to features; without `drop` as in evaluation, whatever the mode."""
+        """Features B x C x H x W to B x C' x H x W; without `drop` as in evaluation, whatever the mode."""
         features = _normalise_and_activate(self.conv1(features))
         features = _normalise_and_activate(self.conv2(features))
         return F.dropout(features, self.dropout, self.training and drop)
@@ -143,25 +131,16 @@ class MultiMixNet(nn.Module):
 
     Args:
         method: One of `METHODS`.
-        num_classes: K, at least 2; not used by a method that does not classify.
+        num_classes: K; not used by a method that does not classify.
         dropout: Of the encoder's blocks.
-
-    Raises:
-        ValueError: If an argument is not one of these.
     """
 
     def __init__(self, *, method: str = "multimix", num_classes: int = 2, dropout: float = 0.25) -> None:
         super().__init__()
-        if method not in METHODS:
-            raise ValueError(f"method is {method!r}, expected one of {', '.join(METHODS)}")
-        self.method = METHODS[method]
-        if self.method.classifies and num_classes < 2:
-            raise ValueError(f"num_classes is {num_classes}: method {method!r} classifies and needs at least 2")
-        if not 0 <= dropout < 1:
-            raise ValueError(f"dropout is {dropout}, expected at least 0 and below 1")
+        self.method = METHODS[one_of("method", method, METHODS)]
         self.encoder = Encoder(dropout)
-        self.branch = ClassBranch(num_classes) if self.method.classifies else None
-        self.decoder = Decoder(self.method.bridge) if self.method.segments else None
+        self.branch: Any = ClassBranch(num_classes) if self.method.classifies else None
+        self.decoder: Any = Decoder(self.method.bridge) if self.method.segments else None
 
     def forward(self, images: Mapping[str, torch.Tensor] | torch.Tensor) -> dict[str, torch.Tensor]:
         """What the training of a method needs, each stream on the shortest way; or everything on one batch.
@@ -174,56 +153,47 @@ class MultiMixNet(nn.Module):
             For streams: `logits`, `weak_logits` (without gradient) and `strong_logits` (each B x K), `mask_logits`
             and `unlabelled_mask_logits` (each B x 1 x H x W). For one batch: `logits` and `mask_logits`.
         """
-        if isinstance(images, torch.Tensor):
-            return self._predict(images)
         outputs: dict[str, torch.Tensor] = {}
-        self._classify_streams(images, outputs)
-        self._segment_streams(images, outputs)
-        return outputs
-
-    def _predict(self, image: torch.Tensor) -> dict[str, torch.Tensor]:
-        features = self.encoder(image)
-        outputs = {}
+        if isinstance(images, torch.Tensor):
+            features = self.encoder(images)
+            if self.branch is not None:
+                outputs["logits"] = self.branch(features[-1])
+            if self.decoder is not None:
+                outputs["mask_logits"] = self._mask_logits(images, features)
+            return outputs
         if self.branch is not None:
-            outputs["logits"] = self.branch(features[-1])
+            names = {"class_labelled": "logits", "class_strong": "strong_logits"}
+            outputs |= _by_stream(self._logits, images, names)
+            if "class_weak" in images:
+                with torch.no_grad():
+                    outputs["weak_logits"] = self._logits(images["class_weak"])
         if self.decoder is not None:
-            outputs["mask_logits"] = self.decoder(features, image, self._bridge_input(image))
+            names = {"mask_labelled": "mask_logits", "mask_unlabelled": "unlabelled_mask_logits"}
+            outputs |= _by_stream(lambda image: self._mask_logits(image, self.encoder(image)), images, names)
         return outputs
 
-    def _classify_streams(self, images: Mapping[str, torch.Tensor], outputs: dict[str, torch.Tensor]) -> None:
-        if self.branch is None:
-            return
-        names = {"class_labelled": "logits", "class_strong": "strong_logits"}
-        names = {stream: output for stream, output in names.items() if stream in images}
-        if not names:  # masks alone, from a program that knows no classes
-            return
-        # InstanceNorm treats every image alone: one batch of both streams gives what two batches would.
-        logits = self.branch(self.encoder(torch.cat([images[stream] for stream in names]))[-1])
-        parts = logits.split([len(images[stream]) for stream in names])
-        outputs.update(zip(names.values(), parts, strict=True))
-        if "class_weak" in images:
-            with torch.no_grad():
-                outputs["weak_logits"] = self.branch(self.encoder(images["class_weak"])[-1])
+    def _logits(self, image: torch.Tensor, drop: bool = True) -> torch.Tensor:
+        return self.branch(self.encoder(image, drop)[-1])
 
-    def _segment_streams(self, images: Mapping[str, torch.Tensor], outputs: dict[str, torch.Tensor]) -> None:
-        if self.decoder is None:
-            return
-        names = {"mask_labelled": "mask_logits", "mask_unlabelled": "unlabelled_mask_logits"}
-        names = {stream: output for stream, output in names.items() if stream in images}
-        image = torch.cat([images[stream] for stream in names])
-        mask_logits = self.decoder(self.encoder(image), image, self._bridge_input(image))
-        parts = mask_logits.split([len(images[stream]) for stream in names])
-        outputs.update(zip(names.values(), parts, strict=True))
-
-    def _bridge_input(self, image: torch.Tensor) -> torch.Tensor | None:
-        return self.saliency_map(image) if self.method.bridge else None
+    def _mask_logits(self, image: torch.Tensor, features: list[torch.Tensor]) -> torch.Tensor:
+        return self.decoder(features, image, self.saliency_map(image) if self.method.bridge else None)
 
     def saliency_map(self, image: torch.Tensor) -> torch.Tensor:
         """Saliency map of each image's winning class, B x 1 x H x W, see `saliency.saliency_map`."""
-        branch = self.branch
-        if branch is None:
-            raise ValueError("a saliency map is of a class score, and this method does not classify")
-        return saliency_map(lambda x: branch(self.encoder(x, drop=False)[-1]), image)
+        return saliency_map(lambda image: self._logits(image, drop=False), image)
+
+
+def _by_stream(
+    compute: Callable[[torch.Tensor], torch.Tensor], images: Mapping[str, torch.Tensor], names: Mapping[str, str]
+) -> dict[str, torch.Tensor]:
+    """What a part of the network computes of the streams that there are, by the names of the outputs."""
+    streams = [stream for stream in names if stream in images]
+    if not streams:  # masks alone, from a program that knows no classes
+        return {}
+    # InstanceNorm treats every image alone: one batch of all streams gives what one of each would.
+    outputs = compute(torch.cat([images[stream] for stream in streams]))
+    parts = outputs.split([len(images[stream]) for stream in streams])
+    return {names[stream]: part for stream, part in zip(streams, parts, strict=True)}
 
 
 def build_network(info: Mapping[str, Any], **changes: Any) -> MultiMixNet:

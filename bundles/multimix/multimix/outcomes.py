@@ -21,15 +21,10 @@ from .transforms import Preprocess
 
 @dataclass
 class ChestOutcome(Outcome):
-    """What the network says of a section.
+    """What the network says of a section."""
 
-    Attributes:
-        masks: Probabilities of the mask, N x S x S, or None.
-        mask_rows: For every image with a reference mask its figures, by position.
-    """
-
-    masks: torch.Tensor | None = None
-    mask_rows: dict[int, dict[str, float]] = field(default_factory=dict)
+    masks: torch.Tensor | None = None  # probabilities N x S x S
+    mask_rows: dict[int, dict[str, float]] = field(default_factory=dict)  # figures by position, of those with a mask
 
     @property
     def known(self) -> np.ndarray:

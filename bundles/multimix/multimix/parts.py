@@ -16,23 +16,14 @@ from .transforms import Preprocess
 
 @dataclass(frozen=True)
 class Part:
-    """One section of a data set.
+    """One section of a data set."""
 
-    Attributes:
-        images: uint8 N x S x S, as `transforms.Preprocess` makes them.
-        labels: int64 (N,), `losses.UNKNOWN` where an image has none.
-        masks: uint8 M x S x S of 0 and 1, of the images that have one.
-        mask_rows: int64 (N,), the image's position in `masks`, or -1.
-        entries: Where each image comes from.
-        hidden_labels: int64 (N,): of unlabelled images, the class that the label budget took away, or `UNKNOWN`. Only
-            counted, never trained on.
-    """
-
-    images: np.ndarray
-    labels: np.ndarray
-    masks: np.ndarray
-    mask_rows: np.ndarray
-    entries: list[Entry]
+    images: np.ndarray  # uint8 N x S x S, as `transforms.Preprocess` makes them
+    labels: np.ndarray  # int64 (N,), `losses.UNKNOWN` where an image has none
+    masks: np.ndarray  # uint8 M x S x S of 0 and 1, of the images that have one
+    mask_rows: np.ndarray  # int64 (N,), the image's position in `masks`, or -1
+    entries: list[Entry]  # where each image comes from
+    # int64 (N,): of unlabelled images, the class that the label budget took away, or `UNKNOWN`; only counted.
     hidden_labels: np.ndarray
 
     def __len__(self) -> int:

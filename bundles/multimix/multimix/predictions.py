@@ -19,18 +19,11 @@ from .transforms import Preprocess
 
 @dataclass(frozen=True)
 class Prediction:
-    """What the network says of a batch.
+    """What the network says of a batch, on the CPU."""
 
-    Attributes:
-        lung: Probability of each pixel, float32 B x S x S on the CPU, or None.
-        probabilities: Of the classes, float64 B x K on the CPU, or None.
-        uncertainty: float64 (B,), 0 to 1: entropy of the classes over log K; without classes that of the pixels over
-            log 2, their mean.
-    """
-
-    lung: torch.Tensor | None
-    probabilities: torch.Tensor | None
-    uncertainty: torch.Tensor
+    lung: torch.Tensor | None  # probability of each pixel, float32 B x S x S
+    probabilities: torch.Tensor | None  # of the classes, float64 B x K
+    uncertainty: torch.Tensor  # float64 (B,), 0 to 1: entropy of the classes over log K, or `mask_uncertainty`
 
 
 def interpret(pred: torch.Tensor, method: str, temperature: float) -> Prediction:

@@ -6,7 +6,6 @@ import torch
 from torch.nn import functional as F
 
 NEGATIVE_SLOPE = 0.2  # of the network's LeakyReLU
-INSTANCE_NORM_EPSILON = 1e-5  # torch's default
 
 
 def saliency_map(scores: Callable[[torch.Tensor], torch.Tensor], image: torch.Tensor) -> torch.Tensor:
@@ -23,11 +22,7 @@ def saliency_map(scores: Callable[[torch.Tensor], torch.Tensor], image: torch.Te
     Returns:
         B x 1 x H x W, at least 0, detached.
     """
-    with (
-        torch.inference_mode(False),
-        torch.enable_grad(),
-        torch.autocast(image.device.type, enabled=False),
-    ):
+    with torch.inference_mode(False), torch.enable_grad(), torch.autocast(image.device.type, enabled=False):
         precision = torch.promote_types(image.dtype, torch.float32)
         variable = image.detach().clone().to(precision).requires_grad_()
         logits = scores(variable)
@@ -43,7 +38,7 @@ def encode_with_saliency(
     weight: torch.Tensor,
     bias: torch.Tensor,
     negative_slope: float = NEGATIVE_SLOPE,
-    epsilon: float = INSTANCE_NORM_EPSILON,
+    epsilon: float = 1e-5,
 ) -> tuple[list[torch.Tensor], torch.Tensor, torch.Tensor]:
     """The encoder, its classification branch and the saliency map without automatic differentiation.
 
@@ -83,8 +78,7 @@ def encode_with_saliency(
     # d score / d pooled is the winner's weight, shared by the positions of the average.
     gradient = weight[logits.argmax(dim=1)][:, :, None, None] / float(pooled.shape[2] * pooled.shape[3])
     gradient = _max_pool_backward(gradient.expand_as(pooled), features[-1])
-    for step in range(len(convolutions)):
-        index = len(convolutions) - 1 - step
+    for index in range(len(convolutions) - 1, -1, -1):
         gradient = torch.where(normalised[index] > 0, gradient, negative_slope * gradient)
         projection = (gradient * normalised[index]).mean(dim=(2, 3), keepdim=True)
         gradient = gradient - gradient.mean(dim=(2, 3), keepdim=True) - normalised[index] * projection

@@ -5,7 +5,6 @@ from typing import Any
 
 import torch
 from monai.engines import SupervisedTrainer
-from monai.engines.utils import IterationEvents
 
 from label_efficient.engine.distributed import rank_and_size
 
@@ -42,27 +41,24 @@ class PrepareStreams:
 
         The unlabelled images for classification become `class_weak` and `class_strong`, two views of the same.
         """
-        targets = {
-            name: batch[name].to(device, non_blocking=True)
-            for name in ("label", "hidden_label", "mask")
-            if name in batch
-        }
+        names = [name for name in ("label", "hidden_label", "mask") if name in batch]
+        targets = {name: batch[name].to(device, non_blocking=True) for name in names}
         streams: dict[str, torch.Tensor] = {}
         for index, (name, augment) in enumerate(self.augments.items()):
             stored = batch.get("class_unlabelled" if name in ("class_weak", "class_strong") else name)
             if stored is None:
                 continue
             augment.seed(self.seed, epoch, iteration, self.rank, index)
-            images = to_input(stored, device)
-            if name == "mask_labelled":
-                streams[name], targets["mask"] = augment(images, targets["mask"])
-            else:
-                streams[name] = augment(images)
+            mask = {"label": targets["mask"]} if name == "mask_labelled" else {}
+            view = augment({"image": to_input(stored, device), **mask})
+            streams[name] = view["image"]
+            if mask:
+                targets["mask"] = view["label"]
         return streams, targets
 
 
 class MultiMixStep:
-    """`iteration_update` of a `SupervisedTrainer`: forward, loss and update on the batches of all streams.
+    """`iteration_update` of a `SupervisedTrainer`: its own step, on the streams of that epoch and iteration.
 
     Args:
         prepare: A `PrepareStreams`.
@@ -73,23 +69,9 @@ class MultiMixStep:
 
     def __call__(self, engine: SupervisedTrainer, batch: Mapping[str, torch.Tensor]) -> dict[str, Any]:
         """Batch of `streams.StreamSet` to the engine's output: `loss`, detached, and `num_images` of all streams."""
-        device = torch.device(engine.state.device)
-        streams, targets = self.prepare(batch, device, engine.state.epoch, engine.state.iteration)
-        engine.network.train()
-        engine.optimizer.zero_grad(set_to_none=engine.optim_set_to_none)
-        outputs: Any = engine.inferer(streams, engine.network)  # type: ignore[arg-type]
-        engine.fire_event(IterationEvents.FORWARD_COMPLETED)
-        loss = engine.loss_function(outputs, targets)
-        engine.fire_event(IterationEvents.LOSS_COMPLETED)
-        if engine.scaler is not None:
-            engine.scaler.scale(loss).backward()
-            engine.fire_event(IterationEvents.BACKWARD_COMPLETED)
-            engine.scaler.step(engine.optimizer)
-            engine.scaler.update()
-        else:
-            loss.backward()
-            engine.fire_event(IterationEvents.BACKWARD_COMPLETED)
-            engine.optimizer.step()
-        engine.fire_event(IterationEvents.MODEL_COMPLETED)
+        state = engine.state
+        # MONAI does not tell a `prepare_batch` which step it is.
+        engine.prepare_batch = lambda stored, device, *_: self.prepare(stored, device, state.epoch, state.iteration)
+        loss = engine._iteration(engine, dict(batch))["loss"]
         num_images = sum(len(images) for name, images in batch.items() if name.startswith(("mask_", "class_")))
         return {"loss": loss.detach(), "num_images": num_images}
