@@ -329,7 +329,7 @@ OTHERS = [{"backbone": "resnet34"}, {"backbone": "densenet121"}, {"backbone": "v
         (lsanet, {"lsa": "conv_k3"}, False, {}, r"lacks \['lsa\..*output_nodes and lsa"),
         *((gated, earlier, False, now, "attention and both backbones") for earlier, now in BRANCHES),
     ],
-    ids=str,
+    ids=lambda value: getattr(value, "__name__", str(value)),
 )
 def test_weights_of_another_network_are_refused(make, earlier, alone, now, message, tmp_path):
     network = make(**earlier)
