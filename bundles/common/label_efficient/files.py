@@ -62,12 +62,7 @@ def write_csv(path: str | Path, rows: Sequence[Mapping[str, Any]], columns: Sequ
 
 
 def read_json(path: str | Path, what: str) -> Any:
-    """Read JSON; `what` is what the file should be, for the error.
-
-    Raises:
-        FileNotFoundError: If there is no such file.
-        ValueError: If it is not JSON.
-    """
+    """Read JSON; FileNotFoundError: no such file, ValueError: none in it. Both say that `what` was expected."""
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file, expected {what}")
@@ -92,11 +87,7 @@ def checksum(path: str | Path, algorithm: str) -> str:
 
 
 def read_arrays(path: str | Path) -> dict[str, np.ndarray]:
-    """Read the arrays of an .npz, without ever unpickling anything.
-
-    Raises:
-        ValueError: If it is none.
-    """
+    """Read the arrays of an .npz, without ever unpickling anything; ValueError: it is none."""
     try:
         with np.load(path, allow_pickle=False) as file:
             return {key: file[key] for key in file.files}

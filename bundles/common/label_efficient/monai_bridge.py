@@ -69,12 +69,9 @@ def asks_for_help() -> bool:
 
 
 def handed_over() -> dict[str, list[dict[str, Any]]] | None:
-    """Lists of `image` and `label` that a program such as MONAI Label has put into the config being parsed.
+    """Lists of `image` and `label`, "train" and "val", that a program has put into the config being parsed; else None.
 
-    It replaces the data of the config's own datasets, which nothing asks for where the bundle reads its lists itself.
-
-    Returns:
-        The list of "train" and that of "val", or None where the config has its own data.
+    MONAI Label replaces that of the config's own datasets, which nothing asks for where the bundle reads its lists.
 
     Raises:
         ValueError: If it has handed over the list of one of the two only, or an empty one.

@@ -22,16 +22,11 @@ def setting(
     only_with: tuple[str, Iterable[str]] | None = None,
     **bounds: Any,
 ) -> Any:
-    """Field of a setting.
+    """Field of a setting: what it is, in one line, and the heading that it stands under.
 
-    Args:
-        text: What it is, in one line.
-        group: Heading that it stands under.
-        options: The texts that it may be, if it is one of several.
-        expected: What it may be in words, where its type and bounds do not say it.
-        default: Its default in words, where the config has an expression.
-        only_with: Another setting, and the values of that with which alone this one has an effect.
-        bounds: pydantic's: `ge`, `gt`, `le`, `lt`, `min_length`, `max_length`.
+    `options` are the texts that it may be, if it is one of several. `expected` says in words what it may be, where its
+    type and bounds do not, and `default` its default, where the config has an expression. `only_with` is another
+    setting and its values with which alone this one has an effect; `bounds` are pydantic's, such as `ge`.
     """
     effect = None if only_with is None else (only_with[0], list(only_with[1]))
     extra: Any = {
@@ -61,12 +56,9 @@ def expectation(field: FieldInfo) -> str:
 
 
 class SettingsModel(BaseModel):
-    """Settings with their types and bounds. No value is coerced: neither "3" nor true is a number.
+    """Settings with their types and bounds. No value is coerced: neither "3" nor true is a number."""
 
-    `config_name` is the file that they stand in.
-    """
-
-    config_name: ClassVar[str]
+    config_name: ClassVar[str]  # the file that they stand in
     model_config = ConfigDict(strict=True, allow_inf_nan=False, arbitrary_types_allowed=True)
 
     @field_validator("*")

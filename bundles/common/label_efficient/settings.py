@@ -20,10 +20,7 @@ class SettingsError(ValueError):
 
 
 class Settings(dict):
-    """The settings of a run by name, as resolved; `changed` has those that differ from the config file.
-
-    `bundle_root` is the folder of the bundle that they are of.
-    """
+    """The settings of a run of a bundle by name, as resolved; `changed` has those that differ from the config file."""
 
     def __init__(self, values: Mapping[str, Any], changed: Mapping[str, Any], bundle_root: str = "") -> None:
         super().__init__(values)
@@ -36,10 +33,6 @@ def read_settings(bundle_root: str, model: type[SettingsModel]) -> Settings:
 
     Called from within a config. Settings are the keys that stand before `bundle_root` in the config file. MONAI
     ignores a key that no config knows; here it is an error. Keys of a user's own start with an underscore.
-
-    Args:
-        bundle_root: Folder of the bundle.
-        model: What the settings may be, and in which config file they stand.
 
     Raises:
         SettingsError: Naming all the settings at fault; for an unknown one, the nearest known one.

@@ -7,14 +7,7 @@ from label_efficient import __version__
 
 
 def require(package_file: str) -> None:
-    """Check that this library is of the major and minor version that a bundle requires.
-
-    Args:
-        package_file: The `__init__.py` of the bundle's package.
-
-    Raises:
-        ImportError: If it is of another one.
-    """
+    """Refuse (ImportError) a bundle, by its `__init__.py`, that needs another major or minor version of the library."""
     package = Path(package_file).resolve().parent
     needed = _metadata(package.parent)["required_packages_version"]["label_efficient"]
     if __version__.split(".")[:2] != needed.split(".")[:2]:
@@ -25,16 +18,9 @@ def require(package_file: str) -> None:
 
 
 def check_copy(package_file: str, bundle_root: str) -> None:
-    """Check that a bundle's config is run by code of its own version.
+    """Refuse (ImportError) to run the config of a bundle by the code, as imported, of another version of it.
 
     Python imports a package once: where two copies of a bundle are in one process, the first one's code serves both.
-
-    Args:
-        package_file: A module of the bundle's package as imported.
-        bundle_root: Folder of the bundle whose config is run.
-
-    Raises:
-        ImportError: If their versions differ.
     """
     package = Path(package_file).resolve().parent
     asked, loaded = (_metadata(root)["version"] for root in (Path(bundle_root), package.parent))

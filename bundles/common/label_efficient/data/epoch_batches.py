@@ -12,15 +12,10 @@ from label_efficient.engine.distributed import rank_and_size
 class EpochBatches(Sampler[list[int]]):
     """Positions of every batch of an epoch, this process's share; order and share depend on seed and epoch alone.
 
-    In training a last batch of fewer than four images is joined to the one before: batch norm cannot normalise a
-    single value, and over two or three its gradients explode where the deepest map has one position.
-
-    Args:
-        length: Number of images.
-        batch_size: Images per batch and process.
-        training: Whether each epoch has its own order, and every process as many batches; otherwise the order is that
-            of the data, and no image is left out.
-        seed: Of the order.
+    In training each epoch has its own order, and every process as many batches; otherwise the order is that of the
+    data, and no image is left out. In training a last batch of fewer than four images is joined to the one before:
+    batch norm cannot normalise a single value, and over two or three its gradients explode where the deepest map has
+    one position.
     """
 
     def __init__(self, length: int, batch_size: int, *, training: bool, seed: int = 0) -> None:
@@ -56,15 +51,7 @@ class EpochBatches(Sampler[list[int]]):
 def make_loader(
     dataset: Dataset, batch_size: int, *, training: bool, seed: int = 0, num_workers: int = 0
 ) -> DataLoader[Any]:
-    """Loader of a data set that gives whole batches by lists of positions, those of `EpochBatches`.
-
-    Args:
-        dataset: Of a known length.
-        batch_size: As of `EpochBatches`, like `training` and `seed`.
-        training: See there.
-        seed: See there.
-        num_workers: Processes that read ahead; 0 for images in memory.
-    """
+    """Loader of whole batches, those of `EpochBatches`; `num_workers` processes read ahead, 0 for images in memory."""
     return DataLoader(
         dataset,
         batch_size=None,

@@ -42,16 +42,10 @@ class Split:
 
 @dataclass(frozen=True)
 class ImageData:
-    """A data set: its splits by name, and what its labels mean.
+    """A data set: its splits ("train", "val", "test"), and what its labels mean.
 
-    Attributes:
-        name: For tables and folder names.
-        task: One of MedMNIST's task names, e.g. "multi-class".
-        classes: Name of every class, in the order of the network's outputs.
-        splits: "train", "val" and "test".
-        source: Where the data come from, for people.
-        unlabelled: Training images left out by the label budget.
-        notes: Remarks for people.
+    `task` is one of MedMNIST's names, such as "multi-class"; `classes` has the names in the order of the network's
+    outputs; `unlabelled` counts the training images left out by the label budget; `source` and `notes` are for people.
     """
 
     name: str
@@ -108,11 +102,7 @@ def count_classes(classes: Sequence[str], splits: Mapping[str, Any], heading: st
 
 
 def check_classes(classes: Sequence[str], splits: Mapping[str, Any], source: str) -> None:
-    """Refuse data that cannot be trained or validated on.
-
-    Raises:
-        ValueError: If there are fewer than two classes, or one has no image in training or validation.
-    """
+    """Refuse data (ValueError) with one class alone, one without images, or a label that all of val have."""
     problems = []
     if len(classes) < 2:
         problems.append(f"there is only the class {classes[0]!r}, and a classifier needs two")
@@ -129,15 +119,10 @@ def check_classes(classes: Sequence[str], splits: Mapping[str, Any], source: str
 
 
 def class_weights(setting: str | Sequence[float], classes: Sequence[str], labels: np.ndarray) -> list[float] | None:
-    """Weights of the classes in the cross-entropy.
+    """Weights of the classes in the cross-entropy, for the labels of the training images: int64 (N,), or 0/1 N x K.
 
-    Args:
-        setting: "none"; "balanced", inverse frequency with mean 1 over images; or the weights.
-        classes: Their names.
-        labels: Of the training images that have one, int64 (N,), or 0/1 N x K.
-
-    Raises:
-        SettingsError: If a list has another length or a weight that is not positive.
+    The setting is "none"; "balanced", inverse frequency with mean 1 over images; or the weights. Of these another
+    number than that of the classes, or one that is not positive, is a SettingsError.
     """
     if setting == "none":
         return None
@@ -166,14 +151,7 @@ def read_entries(entries: Sequence[Mapping[str, Any]], classes: Sequence[str]) -
 def make_demo(
     make: Callable[..., tuple[Any, np.ndarray]], counts: Mapping[str, int], classes: Sequence[str], seed: int
 ) -> ImageData:
-    """The built-in demo of a bundle.
-
-    Args:
-        make: Makes so many pictures and their labels by a `seed`.
-        counts: Number of pictures by split.
-        classes: Their names.
-        seed: Of the training pictures.
-    """
+    """The built-in demo of a bundle: `make` gives so many pictures and their labels by a `seed`; `counts` by split."""
     splits = {}
     for index, split in enumerate(SPLITS):
         images, labels = make(counts[split], seed=demo_seed(index, seed))
@@ -182,14 +160,9 @@ def make_demo(
 
 
 def demo_seed(index: int, seed: int, beyond: int = 2000) -> int:
-    """Seed of the demo's pictures of a split.
+    """Seed of the demo's pictures of the split of this index, 0 for training.
 
     Those of validation (1000) and tests (2000, ...) do not depend on the seed of the run, so that figures stay
-    comparable; no seed of a run gives the same pictures for training.
-
-    Args:
-        index: Of the split, 0 for training.
-        seed: Of the run.
-        beyond: What is added to a seed from 1000, to leave those of the other splits out.
+    comparable. A seed of a run from 1000 gets `beyond` added, so that none gives the same pictures for training.
     """
     return 1000 * index if index else seed if seed < 1000 else seed + beyond

@@ -28,10 +28,7 @@ class UnreadableError(ValueError):
 def read_images(paths: Sequence[Path], num_workers: int = 0, *, cache: bool = True) -> np.ndarray | Sequence[Path]:
     """Read files as uint8 into one array N x H x W x 3, or N objects (H x W x 3 each) if their sizes differ.
 
-    Args:
-        paths: The files.
-        num_workers: Threads that read.
-        cache: Whether to keep the images; otherwise the files are only checked, and their paths returned.
+    Without `cache` the files are only checked, and their paths returned.
 
     Raises:
         UnreadableError: Naming every file that cannot be used as an image, and why.
@@ -76,11 +73,8 @@ def find_images(dataset_dir: str | None, datalist: str | None = None) -> list[di
 
     All images below the folder; or those of a list, whose relative paths start at the folder, by default the list's. A
     list is JSON, of paths or of objects with `image`, or with such a section test; or a `.csv` with a column file; or
-    text with one path a line. Without either there is none: consumers that hand over single images need no folder.
-
-    Raises:
-        FileNotFoundError: If there is no such list.
-        ValueError: If the list is none of these or is empty.
+    text with one path a line; a FileNotFoundError if there is none, a ValueError if it is none of these or is empty.
+    Without either there is no file: consumers that hand over single images need no folder.
     """
     if datalist is not None:
         root = Path(dataset_dir) if dataset_dir else Path(datalist).parent

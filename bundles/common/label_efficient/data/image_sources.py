@@ -35,21 +35,10 @@ def load_image_data(
 ) -> ImageData:
     """Load a data set and check it as a whole.
 
-    Args:
-        dataset: As of `list_path`, like `known`, `others` and `datalist`.
-        own: Loads the data set if its name is among the `known`, such as the demo.
-        known: See there.
-        others: See there.
-        several_labels: Whether the bundle can learn several labels of an image.
-        dataset_dir: What the paths of a list are relative to, by default its folder.
-        datalist: See there.
-        label_fraction: As of `subsets.labelled_subset`, like `labels_per_class` and `seed`.
-        labels_per_class: See there.
-        seed: See there.
-        num_workers: Threads that read image files.
-        cache: Whether the images of a list are read once and kept in memory.
-        released: `model.json` of the released weights: what the classes are where another program hands
-            images over for training, instead of the data set.
+    `own` loads one of the `known` data sets, such as the demo; `others` and lists are as of `list_path`, label budgets
+    as of `subsets.labelled_subset`. Paths of a list are relative to `dataset_dir`, by default its folder; `cache` keeps
+    its images in memory. `several_labels` says whether the bundle can learn these. `released`, the `model.json` of the
+    released weights, has the classes where another program hands over images for training instead.
 
     Raises:
         SettingsError: If the settings do not fit together.
@@ -82,12 +71,8 @@ def list_path(
 ) -> Path | None:
     """Path of the list that the settings name, or None where they name a data set of the bundle's own.
 
-    Args:
-        dataset: "datalist"; one of the `known`; or the path of a list (`.json`, `.csv`) or of a folder with an
-            `images.csv`.
-        datalist: The list, for "datalist".
-        known: Names of the bundle's own.
-        others: The same in words, for the error.
+    `dataset` is "datalist", whose list `datalist` is; one of the `known` (`others` in words, for the error); or the
+    path of a list (`.json`, `.csv`) or of a folder with an `images.csv`.
 
     Raises:
         SettingsError: If the settings name none, or two.

@@ -78,14 +78,11 @@ def read_image(path: str | os.PathLike[str], channels: int = 3) -> np.ndarray:
 
 
 def list_images(folder: str | os.PathLike[str]) -> list[Path]:
-    """Find the images below a folder, in the same order on every machine.
-
-    Args:
-        folder: searched recursively, through links too; names that start with "." are skipped.
+    """Find the images below a folder, through links too, in the same order on every machine.
 
     Returns:
         Paths that start with `folder`, sorted by their POSIX path in it: names with `IMAGE_SUFFIXES` (any
-        case), and DICOM files without an ending except DICOMDIR.
+        case), and DICOM files without an ending except DICOMDIR; none whose name starts with ".".
 
     Raises:
         ImageError: the folder is missing, not a folder, unreadable in part, or holds no image.

@@ -7,15 +7,10 @@ from typing import Any
 
 
 def class_index(label: Any, classes: Sequence[str]) -> int:
-    """Index of a class.
+    """Index of a class; a ValueError that lists them if it is none.
 
-    Args:
-        label: The index, or the path of a label file: text or JSON with the name of the class (in any case) or its
-            index; or a JSON object with that as its `label`, or with MONAI Label's scores as its `prediction`.
-        classes: Names of the classes.
-
-    Raises:
-        ValueError: If it is no class.
+    `label` is the index, or the path of a label file: text or JSON with the name of the class (in any case) or its
+    index; or a JSON object with that as its `label`, or with MONAI Label's scores as its `prediction`.
     """
     content = _read(Path(label)) if isinstance(label, str) else label
     if isinstance(content, dict):

@@ -17,7 +17,6 @@ class Entry:
     """One image of a list.
 
     Attributes:
-        image: The file.
         file: Its name in tables, as the list has it.
         label: Index of the class, or 0/1 of every class, or None.
         masks: Files that together are the mask; none without a mask.
@@ -56,15 +55,10 @@ def check_entries(
     digests: Mapping[Path, str] | None = None,
     contradictions: bool = True,
 ) -> None:
-    """Refuse a list whose entries do not fit together, or that has problems already.
+    """Refuse a list whose entries, by section, do not fit together, or that has problems already.
 
-    Args:
-        sections: Entries by section.
-        path: The list, for the message.
-        problems: What was found while reading it.
-        num_workers: Threads that read the files to find copies.
-        digests: SHA-256 of images, by their path, where known already.
-        contradictions: Whether one content with two labels or two masks in one section is a problem.
+    `num_workers` threads read the files to find copies; `digests` has the SHA-256 of images by their path, where known.
+    `contradictions` says whether one content with two labels or two masks in one section is a problem.
 
     Raises:
         ValueError: With all problems.

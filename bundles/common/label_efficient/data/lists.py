@@ -160,8 +160,7 @@ def _paired_names(table: Table, problems: list[str]) -> list[str]:
 def find_items(content: Any, path: Path, form: ListForm, problems: list[str]) -> tuple[list[Item], list[str]]:
     """Entries of all sections of a list's content, and the names of its classes; what is none is added to the problems.
 
-    Raises:
-        ValueError: If the content is not an object.
+    Content that is no object is a ValueError.
     """
     if not isinstance(content, Mapping):
         raise ValueError(

@@ -74,8 +74,7 @@ def read_mask(
 def read_stored(path: str | os.PathLike[str]) -> np.ndarray:
     """Read the stored values of one mask file: integers H x W, rows from top to bottom.
 
-    Raises:
-        MaskError: The file is missing, damaged, lossy, not one 2-D picture, or has colours or fractions.
+    A MaskError if it is missing, damaged, lossy, not one 2-D picture, or has colours or fractions.
     """
     path = Path(path)
     name = path.name.lower()

@@ -83,14 +83,9 @@ def read_datalist(
     content: Any = None,
     digests: Mapping[Path, str] | None = None,
 ) -> MaskList:
-    """Read and check a list.
+    """Read and check a list in one of the forms above; relative paths start at `root`, by default the list's folder.
 
-    Args:
-        path: A `.json` or `.csv`, see the module.
-        root: Where relative paths start, by default the list's folder.
-        num_workers: Threads that read the files to find copies.
-        content: The object in the `.json`, where it is checked before it is written.
-        digests: SHA-256 of images, by their path, where known already.
+    `content` is the object in a `.json`, where it is checked before it is written; others as of `check_entries`.
 
     Raises:
         FileNotFoundError: There is no such list.

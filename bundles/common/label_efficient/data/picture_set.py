@@ -10,16 +10,10 @@ from label_efficient.data.images import ImageError
 
 
 class PictureSet(Dataset):
-    """Preprocessed images of files; a file that cannot be read becomes a black image with its `error`.
+    """Preprocessed images of the files of `find_images`; an unreadable one becomes a black image with its `error`.
 
     Gives `image`, `size` (height and width of the picture, where the transform keeps it as `original_size`), `file`,
-    `path` and `error`.
-
-    Args:
-        data: As `find_images` returns.
-        transform: Dictionary transform of `image`, path to tensor.
-        image_size: Pixels a side of the stand-in for a bad file.
-        channels: Of the same.
+    `path` and `error`. The stand-in for a bad file is `channels` x `image_size` x `image_size`.
     """
 
     def __init__(

@@ -14,13 +14,9 @@ from label_efficient.data.images import read_image
 
 
 class LoadPictured(MapTransform):
-    """Dictionary transform: path of an image file to a uint8 MetaTensor; see `images.read_image`.
+    """Path of an image file to a uint8 MetaTensor, channels (3 or 1) x H x W; see `images.read_image`.
 
     Its metadata have the file as `filename_or_obj` and height and width as `original_size`.
-
-    Args:
-        keys: Usually "image".
-        channels: 3 gives 3 x H x W, 1 a grey picture 1 x H x W.
     """
 
     def __init__(self, keys: KeysCollection, channels: int = 3) -> None:
@@ -50,12 +46,9 @@ class Preprocessd(MapTransform):
 
 
 class Probabilitiesd(MapTransform):
-    """Logits (... x K) to probabilities, divided by the calibration's temperature before.
+    """Logits (... x K), divided by the calibration's temperature (above 0), to probabilities.
 
-    Args:
-        keys: Usually "pred".
-        multi_label: Sigmoid of each output instead of the softmax of all.
-        temperature: Above 0; 1 leaves the logits as they are.
+    With `multi_label` it is the sigmoid of each output instead of the softmax of all.
     """
 
     def __init__(self, keys: KeysCollection, *, multi_label: bool = False, temperature: float = 1.0) -> None:

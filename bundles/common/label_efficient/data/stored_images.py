@@ -15,9 +15,7 @@ from label_efficient.data.images import read_image
 class StoredImages(Dataset):
     """Batches by a list of positions: `image`, what `images` gives, and `label`, int64 (B,).
 
-    Args:
-        data: A `Split`, or a list of dictionaries with `image` (path) and `label`, see `label_files.class_index`.
-        classes: Names of the classes, for a list with names in label files.
+    The data are a `Split`, or a list of dictionaries as of `read_entries`.
     """
 
     def __init__(self, data: Split | Sequence[Mapping[str, Any]], classes: Sequence[str] = ()) -> None:

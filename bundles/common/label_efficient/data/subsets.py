@@ -17,7 +17,7 @@ def labelled_subset(
     seed: int = 0,
     class_names: Sequence[str] | None = None,
 ) -> list[int]:
-    """Choose the images that keep their labels.
+    """Choose the images that keep their labels, as sorted indices; all of them where there is no budget.
 
     Every class has its own random order of its images. A fraction ``f`` asks for the first ``round(f * n)`` of a class
     with ``n`` images (halves are rounded up), a number per class for the first ``labels_per_class``.
@@ -32,11 +32,7 @@ def labelled_subset(
         label_fraction: Part of every class that stays labelled, in (0, 1].
         labels_per_class: Number of labelled images of every class.
         seed: Decides the random orders.
-        class_names: Of all classes: for error messages, and so that a class that ``labels`` lacks at the end is
-            noticed too.
-
-    Returns:
-        Sorted indices of the labelled images; all of them where there is no budget.
+        class_names: Of all classes: for errors, and so that a class that ``labels`` lacks at the end is noticed too.
 
     Raises:
         ValueError: For labels of another form, for two budgets at once, and for a budget that a class
@@ -63,18 +59,10 @@ def labelled_subset(
 
 
 def choose_labelled(labels: Sequence[int], number: int, seed: int) -> list[int]:
-    """Choose a number of images in all, stratified by class, decided by the seed and nested.
+    """Choose a number of images in all, stratified by class, decided by the seed and nested; their sorted positions.
 
-    Each class has its own random order. The j-th image of a class of n is due at time (j - 0.5) / n, the first of every
-    class before all others; a larger number takes the same images and more.
-
-    Args:
-        labels: Class of every image, from 0.
-        number: How many to choose, from the number of classes to that of images.
-        seed: Decides the orders.
-
-    Returns:
-        Positions in `labels`, sorted.
+    Each class, from 0, has its own random order. The j-th image of a class of n is due at time (j - 0.5) / n, the first
+    of every class before all others; a larger number, from that of classes to that of images, takes the same and more.
     """
     turns = [
         ((j + 0.5) / len(order) if j else 0.0, len(order), label, int(i))
@@ -85,13 +73,9 @@ def choose_labelled(labels: Sequence[int], number: int, seed: int) -> list[int]:
 
 
 def class_membership(labels: ArrayLike) -> np.ndarray:
-    """Say which image belongs to which class.
+    """Say which image belongs to which class, as booleans (N, C); one with several labels to several, or to none.
 
-    Args:
-        labels: Class indices, (N,) or (N, 1); or several labels per image, 0 or 1, (N, K) with K > 1.
-
-    Returns:
-        Booleans, (N, C); an image with several labels has several, or none.
+    Labels are class indices, (N,) or (N, 1), or several per image, 0 or 1, (N, K) with K > 1; others are a ValueError.
     """
     array = np.asarray(labels)
     if array.size == 0 or array.ndim not in (1, 2):

@@ -13,12 +13,10 @@ _MAX_SHOWN = 20
 
 @dataclass(frozen=True)
 class Table:
-    """A CSV with a header.
+    """A CSV with a header, whose columns are as it writes them.
 
-    Attributes:
-        columns: As they are written in the first line.
-        lines: Number, from 2, and stripped cells by column of every line that is not empty; a line with fewer cells
-            than columns has "" for those that it lacks.
+    `lines` has the number, from 2, and the stripped cells by column of every line that is not empty; a line with fewer
+    cells than columns has "" for those that it lacks.
     """
 
     columns: list[str]

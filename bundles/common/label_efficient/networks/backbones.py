@@ -202,11 +202,7 @@ Backbone = ResNetBackbone | DenseNetBackbone | VGGBackbone
 
 
 def build_backbone(name: str, num_classes: int, *, in_channels: int = 3, attention: str = "none") -> Backbone:
-    """Make one of `BACKBONES` with `num_classes` outputs at C4.
-
-    Raises:
-        ValueError: If the name is unknown, or the attention module has no residual block to go into.
-    """
+    """Make one of `BACKBONES`; ValueError: the name is unknown, or attention has no residual block to go into."""
     if name in _RESNETS:
         return ResNetBackbone(name, num_classes, in_channels, attention)
     if name not in BACKBONES:
@@ -222,11 +218,7 @@ def build_backbone(name: str, num_classes: int, *, in_channels: int = 3, attenti
 
 
 def check_image_size(name: str, image_size: int) -> None:
-    """Check that an image of `image_size` pixels a side leaves at least one position at C4.
-
-    Raises:
-        ValueError: If the image is too small for the backbone; the message has the smallest size that works.
-    """
+    """Refuse images that leave no position at C4, with a ValueError that has the smallest size that works."""
     # ResNets round up in every stage and take any size; the others have poolings that round down.
     smallest = {**dict.fromkeys(_DENSENETS, 29), **dict.fromkeys(_VGGS, 32)}.get(name, 1)
     if image_size < smallest:

@@ -6,6 +6,8 @@ from collections.abc import Callable
 import torch
 from torch import nn
 
+from label_efficient.options import one_of
+
 
 def _bottleneck(channels: int) -> nn.Sequential:
     # 1x1 convolutions instead of linear layers: they act on B x C x 1 x 1 and have no bias to initialise.
@@ -97,11 +99,5 @@ ATTENTIONS = tuple(_MODULES)
 
 
 def build_attention(name: str, channels: int) -> nn.Module:
-    """Make the attention module of one residual block, for `channels` feature channels.
-
-    Raises:
-        ValueError: If `name` is not one of `ATTENTIONS`.
-    """
-    if name not in _MODULES:
-        raise ValueError(f"attention is {name!r}, expected one of {', '.join(ATTENTIONS)}")
-    return _MODULES[name](channels)
+    """Make the module of one residual block; ValueError: `name` is not one of `ATTENTIONS`."""
+    return _MODULES[one_of("attention", name, ATTENTIONS)](channels)

@@ -45,13 +45,9 @@ def init_network(
 ) -> nn.Module:
     """Give a new network its first weights; with neither source it keeps its random ones.
 
-    Args:
-        network: As just built.
-        parts: What its weights consist of.
-        pretrained: Whether to load ImageNet weights into its backbones (all but their classifiers).
-        ckpt_path: Or the weights of an earlier run or release to continue from. Classifiers for other classes are
-            left out, and so is what one of the two lacks of the other's method; the log says so.
-        address: Where the ImageNet files are.
+    `pretrained` loads ImageNet's, from `address`, into its backbones (all but their classifiers); `ckpt_path` has those
+    of an earlier run or release to continue from. Of these, classifiers for other classes are left out, and so is what
+    one of the two lacks of the other's method; the log says so.
 
     Raises:
         ConnectionError: If an ImageNet file is neither in torch's cache nor to be had.

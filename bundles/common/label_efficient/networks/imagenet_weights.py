@@ -31,10 +31,10 @@ def load_imagenet(backbone: Backbone, address: str = ADDRESS) -> None:
     """
     name = backbone.name
     url = address + FILES[name]
+    folder = Path(torch.hub.get_dir()) / "checkpoints"
     try:
         weights = torch.hub.load_state_dict_from_url(url, map_location="cpu", check_hash=True, weights_only=True)
     except (URLError, OSError) as error:
-        folder = Path(torch.hub.get_dir()) / "checkpoints"
         raise ConnectionError(
             f"pretrained=true: {url} could not be downloaded ({error}). On a machine with a network, fetch "
             f"it and put it into {folder} as {FILES[name]}; or train with pretrained=false"
@@ -42,7 +42,7 @@ def load_imagenet(backbone: Backbone, address: str = ADDRESS) -> None:
     except Exception as error:
         if "hash" in str(error):
             raise
-        path = Path(torch.hub.get_dir()) / "checkpoints" / FILES[name]
+        path = folder / FILES[name]
         raise ValueError(f"pretrained=true: {path} is damaged ({str(error)[:200]}): delete it and try again") from error
     outcome = backbone.load_state_dict(imagenet_names(weights, name), strict=False)
     # Attention modules and the classifier are not in ImageNet's weights; anything else missing is a mistake.

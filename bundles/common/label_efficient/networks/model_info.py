@@ -8,12 +8,10 @@ from torch import nn
 
 
 def network_arguments(network: type[nn.Module], info: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
-    """All arguments of a network out of a description, which may say more than that.
+    """All arguments of a network's constructor out of a description, which may say more than that.
 
-    Args:
-        network: Its class, whose constructor names the arguments.
-        info: Has them by name, but `classes` instead of `num_classes`.
-        changes: Arguments that override it: programs that load a bundle put them beside `info` into `network_def`.
+    `info` has them by name, but `classes` instead of `num_classes`. `changes` override it: programs that load a bundle
+    put them beside `info` into `network_def`.
 
     Raises:
         ValueError: If a change is no argument of the network, or the description lacks one.

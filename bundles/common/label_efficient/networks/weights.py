@@ -11,12 +11,7 @@ from label_efficient.files import read_json, sha256, versions, write_json, write
 
 
 def load_weights(network: nn.Module, path: str | Path) -> None:
-    """Load a plain state dict, every key of it.
-
-    Raises:
-        FileNotFoundError: If there is no such file.
-        ValueError: If it holds anything but the weights of this network.
-    """
+    """Load a plain state dict, all of it; FileNotFoundError: no such file, ValueError: not this network's weights."""
     if not Path(path).is_file():
         raise FileNotFoundError(f"ckpt_path: {path} does not exist; train first, or give the weights of a run")
     try:
@@ -46,11 +41,9 @@ def read_model_info(ckpt_path: str, *, bundle: str, needed: Sequence[str]) -> di
 
 
 def check_model_info(ckpt_path: Path, expected: Mapping[str, Any]) -> None:
-    """Refuse weights that were trained for something else than they are to be used for.
+    """Refuse (ValueError) weights whose description has other classes, settings or preprocessing than expected.
 
-    Raises:
-        FileNotFoundError: If their description is missing.
-        ValueError: If it says anything but what is expected of classes, settings of the network, preprocessing.
+    Without a description it is a FileNotFoundError.
     """
     info = read_json(
         ckpt_path.with_suffix(".json"),
