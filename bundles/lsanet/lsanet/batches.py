@@ -13,13 +13,7 @@ from .transforms import Preprocess
 
 
 class ImageSet(StoredImages):
-    """Stored images as one tensor: uint8, or float32 at `image_size` where the stored sizes differ.
-
-    Args:
-        data: As of `StoredImages`.
-        preprocess: Brings images of different sizes to one size.
-        classes: As of `StoredImages`.
-    """
+    """Stored images as one tensor: uint8, or float32 where `preprocess` brings different sizes to `image_size`."""
 
     def __init__(
         self, data: Split | Sequence[Mapping[str, Any]], preprocess: Preprocess, classes: Sequence[str] = ()

@@ -31,8 +31,8 @@ def load_data(
             `.npz`, of a list (`.json`, `.csv`), or of a folder with an `images.csv`.
         dataset_dir: Where MedMNIST files lie, or what the paths of a list are relative to.
         seed: Of the demo and the label budget.
-        demo_size: Pixels a side of the demo's pictures.
-        demo_counts: Number of demo pictures by split.
+        demo_size: Pixels a side.
+        demo_counts: Pictures by split.
         options: Of `image_sources.load_image_data`: the list, label budget, reading.
     """
 

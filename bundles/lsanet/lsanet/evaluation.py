@@ -15,12 +15,7 @@ from .transforms import PrepareBatch, Preprocess
 
 
 class Evaluation(ClassifierEvaluation):
-    """Evaluates the weights of a run on validation and test and writes what a run leaves.
-
-    Args:
-        preprocess: As in training.
-        kwargs: As of `ClassifierEvaluation`; the network as of `shipped.build_shipped`.
-    """
+    """`ClassifierEvaluation` of a network as of `shipped.build_shipped`; `preprocess` as in training."""
 
     def __init__(self, *, preprocess: Preprocess, **kwargs: Any) -> None:
         super().__init__(**kwargs)

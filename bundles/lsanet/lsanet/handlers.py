@@ -16,10 +16,7 @@ class LSAWeights:
     `beta_C1`, `beta_C1_std` (standard deviation over the images), `gate_C1`, ... The gates are means of
     sigmoids in the paper's form: gates near 0 or 1 mean that beta has saturated. `RunRecord` writes them to
     `history.csv` and TensorBoard; `training_figures.save_beta` draws them. Does nothing for a method without layer
-    selective attention.
-
-    Args:
-        node_names: Names of the L output nodes, shallow to deep.
+    selective attention. `node_names` are those of the L output nodes, shallow to deep.
     """
 
     def __init__(self, node_names: Sequence[str]) -> None:

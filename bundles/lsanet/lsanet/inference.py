@@ -29,11 +29,9 @@ class PredictionWriter(InferenceWriter):
     """Writes `predictions.csv`, `report.html` and, if asked for, Grad-CAM overlays in `saliency/`.
 
     Args:
-        network: The shipped one.
         inferer: The evaluator's; knows the nodes' disagreement if they are kept.
         preprocess: As in the pipeline, to put overlays back onto the original image.
         saliency: Whether to write an overlay of the predicted class for every image.
-        kwargs: As of `InferenceWriter`.
     """
 
     def __init__(
@@ -91,12 +89,8 @@ class PredictionWriter(InferenceWriter):
 def class_activation(network: Backbone | NodeEnsemble, image: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
     """Grad-CAM (Selvaraju et al. 2017) of a class at the deepest node with at least 6 x 6 positions.
 
-    That is C4 for images of 161 pixels and more; the map of C4 has only 2 x 2 positions for 64 pixels.
-
-    Args:
-        network: The shipped one.
-        image: Preprocessed, B x 3 x H x W.
-        targets: Class of each image, (B,).
+    That is C4 for images of 161 pixels and more; the map of C4 has only 2 x 2 positions for 64 pixels. From
+    preprocessed images B x 3 x H x W and their classes (B,).
 
     Returns:
         B x H x W, the share of the image's own maximum, 0..1; 0 everywhere where nothing speaks for the class.

@@ -7,6 +7,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from label_efficient.options import one_of
+
 LSA_VARIANTS = ("fc_r4", "fc_r8", "fc_r16", "conv_k3", "conv_k5", "conv_k7", "gated", "self_attention")
 
 
@@ -38,8 +40,7 @@ class LayerSelectiveAttention(nn.Module):
         temperature: float = 1.0,
     ) -> None:
         super().__init__()
-        if variant not in LSA_VARIANTS:
-            raise ValueError(f"lsa is {variant!r}, expected one of {', '.join(LSA_VARIANTS)}")
+        one_of("lsa", variant, LSA_VARIANTS)
         if temperature <= 0:
             raise ValueError(f"lsa_temperature is {temperature}, expected a number above 0")
         self.temperature = temperature

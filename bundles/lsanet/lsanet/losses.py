@@ -6,6 +6,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from label_efficient.options import one_of
+
 from .network import METHODS, METHODS_WITH_LSA, METHODS_WITH_SYNERGY
 
 
@@ -43,12 +45,10 @@ class LSANetLoss(nn.Module):
         node_names: Sequence[str] = (),
     ) -> None:
         super().__init__()
-        if method not in METHODS:
-            raise ValueError(f"method is {method!r}, expected one of {', '.join(METHODS)}")
+        self.method = one_of("method", method, METHODS)
         for name, value in (("alpha", alpha), ("synergy_weight", synergy_weight)):
             if value < 0:
                 raise ValueError(f"{name} is {value}, expected 0 or more")
-        self.method = method
         self.multi_label = multi_label
         self.alpha = alpha
         self.synergy_weight = synergy_weight

@@ -9,6 +9,7 @@ from torch import nn
 from label_efficient.networks.backbones import NODES, build_backbone, check_image_size
 from label_efficient.networks.first_weights import WeightParts
 from label_efficient.networks.model_info import network_arguments
+from label_efficient.options import one_of
 
 from .layer_attention import LayerSelectiveAttention
 
@@ -24,13 +25,10 @@ class LSANet(nn.Module):
         method: One of `METHODS`. "baseline": C4 alone. "dsn", "dsn_ks": auxiliary classifiers. "dks":
             auxiliary branches that repeat the remaining stages. "dsn_lsa", "lsanet": with beta.
         backbone: One of `backbones.BACKBONES`.
-        num_classes: K.
         image_size: Pixels a side of the images it will be given; only checked.
         attention: Attention module in the residual blocks, one of `block_attention.ATTENTIONS`.
         output_nodes: Which of C1..C3 have an auxiliary classifier, and C4.
-        lsa: Variant of the layer selective attention, one of `layer_attention.LSA_VARIANTS`.
-        lsa_temperature: Softmax temperature of beta.
-        embed_channels: Channels of the feature embedding.
+        lsa: With `lsa_temperature` and `embed_channels` as of `LayerSelectiveAttention`.
 
     Raises:
         ValueError: If a name is unknown or the combination makes no sense.
@@ -88,10 +86,9 @@ class LSANet(nn.Module):
         return tuple(NODES[node] for node in self.nodes)
 
     def forward(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
-        """Image B x 3 x H x W to a dictionary.
+        """Image B x 3 x H x W to `logits` (B x K, node C4) and, where the method has them, the following.
 
-        It has `logits` (B x K, node C4), `aux_logits` (B x (L-1) x K, shallow to deep; absent if L = 1) and, with
-        layer selective attention, `beta` (B x L, rows sum to 1) and `gate` (B x L).
+        `aux_logits` (B x (L-1) x K, shallow to deep), `beta` (B x L, rows sum to 1) and `gate` (B x L).
         """
         feature_maps = self.backbone.forward_nodes(x)
         output = {"logits": self.backbone.classify(feature_maps[-1])}
@@ -120,12 +117,7 @@ def _accept_backbone(network: nn.Module, weights: dict[str, torch.Tensor], prefi
 
 
 class NodeEnsemble(LSANet):
-    """All output nodes kept for inference: their probabilities weighted by beta (equally without LSA).
-
-    Args:
-        multi_label: Whether the K outputs are independent (sigmoid) rather than exclusive (softmax).
-        kwargs: As of `LSANet`, whose weights it takes.
-    """
+    """All nodes of an `LSANet`, whose weights it takes: their probabilities weighted by beta (equally without LSA)."""
 
     def __init__(self, *, multi_label: bool = False, **kwargs) -> None:
         super().__init__(**kwargs)
@@ -159,8 +151,7 @@ def ensemble(probabilities: torch.Tensor, weights: torch.Tensor) -> torch.Tensor
 
 
 def _check_nodes(method: str, output_nodes: Sequence[str]) -> tuple[int, ...]:
-    if method not in METHODS:
-        raise ValueError(f"method is {method!r}, expected one of {', '.join(METHODS)}")
+    one_of("method", method, METHODS)
     names = list(output_nodes)
     if unknown := [n for n in names if n not in NODES]:
         raise ValueError(f"output_nodes has {unknown}, expected names out of {', '.join(NODES)}")

@@ -28,16 +28,7 @@ def write_run_report(
     picture: Callable[[int], np.ndarray],
     **run: Any,
 ) -> None:
-    """Draw the figures of a run and write its report, one page with everything in it.
-
-    Args:
-        output_dir: Folder of the run.
-        probabilities: Of the test images, N x K, after calibration if there was one.
-        raw_probabilities: Before.
-        uncertainty: Of the test images, (N,).
-        picture: Gives a test image as stored, by its position.
-        run: As of `RunPage`.
-    """
+    """Draw a run's figures and write its report: of the test images as of `ClassifiedImages`, `run` as of `RunPage`."""
     page = RunPage(output_dir, **run)
     folder, metrics = page.folder, page.metrics
     shown = ClassifiedImages.of_test(

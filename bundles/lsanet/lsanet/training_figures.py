@@ -33,15 +33,9 @@ def draw_training(folder: Path, *, history: History, metrics: Mapping[str, Any])
 
 
 def save_beta(path: Path, *, history: History, nodes: Sequence[str], max_ratio: float | None) -> Path:
-    """Layer weights over the epochs: mean over images, band of one standard deviation.
+    """Layer weights over the epochs: mean over images, band of one standard deviation; and the gates if there are any.
 
-    Args:
-        path: PNG file to write.
-        history: rows with ``train_beta_<node>``, ``train_beta_<node>_std``, the same for ``val``, and
-            optionally ``train_gate_<node>``, the mean of the node's sigmoids.
-        nodes: names of the output nodes, shallow to deep.
-        max_ratio: the largest ratio between two weights that the attention can reach, drawn as a
-            range: e for a softmax of sigmoid means; None draws none.
+    `max_ratio` is the largest between two weights that the attention can reach, drawn as a range; None draws none.
     """
     epochs = series(history, "epoch")
     gates = {node: series(history, f"train_gate_{node}") for node in nodes}

@@ -19,7 +19,6 @@ class Preprocess:
     """Resize to a square of `image_size` pixels and normalise. Acts on one image C x H x W or a batch B x C x H x W.
 
     Args:
-        image_size: Pixels a side.
         keep_aspect: Whether an image that is not square is padded with black, centred, rather than squeezed.
         mean: Per channel, of the range 0..1; subtracted.
         std: Per channel; divided by.
@@ -67,10 +66,7 @@ class Augment:
 
     "light": mirrored left to right, turned by up to 10 degrees, shifted and scaled by up to a tenth, brightness and
     contrast by up to a tenth. "dihedral": also any of the eight turns and mirrorings of a square, for images without
-    an upright position (microscopy).
-
-    Args:
-        kind: One of `AUGMENTATIONS`.
+    an upright position (microscopy). "none": nothing.
     """
 
     def __init__(self, kind: str) -> None:

@@ -13,10 +13,8 @@ _HALF = (torch.float16, torch.bfloat16)
 def half_precision(amp: bool | str, device: str | torch.device) -> bool:
     """Whether a network runs in half precision on a device: float16 on a GPU, bfloat16 on a CPU.
 
-    Args:
-        amp: True or False; or "auto": on a GPU, and on a CPU that computes in bfloat16. Others convert every number
-            back and forth, and are slower than in single precision.
-        device: Of the network.
+    With `amp` "auto" on a GPU, and on a CPU that computes in bfloat16: others convert every number back and forth, and
+    are slower than in single precision.
 
     Raises:
         ValueError: If `amp` is another word.
@@ -42,10 +40,7 @@ class AutocastInferer(SimpleInferer):
     """Runs a network in half precision if asked for, on a GPU or a CPU; its output is float32 again.
 
     The output is a tensor, or a dictionary or a tuple of tensors. Losses, metrics and files are so computed in single
-    precision. MONAI's engines know autocast for GPUs only.
-
-    Args:
-        amp: As of `half_precision`.
+    precision. MONAI's engines know autocast for GPUs only. `amp` is as of `half_precision`.
     """
 
     def __init__(self, *, amp: bool | str = False) -> None:

@@ -17,12 +17,7 @@ def moving_average(network: torch.nn.Module, decay: float) -> AveragedModel | No
 
 @dataclass(eq=False)
 class MovingAverage:
-    """Takes the network's weights into their average after every step.
-
-    Args:
-        average: As from `moving_average`, or None.
-        network: Whose weights are averaged, not wrapped.
-    """
+    """Takes the weights of the network, not wrapped, into their `moving_average` after every step."""
 
     average: AveragedModel | None
     network: torch.nn.Module

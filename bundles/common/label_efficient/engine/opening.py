@@ -18,11 +18,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(kw_only=True)
 class Opening:
-    """Starts the log of a run and says what is about to happen.
-
-    Of the data are shown `source`, `task`, `counts()`, `remarks()` and, as warnings, `notes`. The log goes to the file
-    `log_name` in `output_dir`.
-    """
+    """Starts the log of a run, the file `log_name` in `output_dir`, and says what is about to happen."""
 
     data: Any
     settings: Settings

@@ -31,12 +31,7 @@ def check_output_dir(folder: Path) -> None:
 
 
 def clear_output_dir(folder: Path, *, warn: bool = True) -> None:
-    """Take away what an earlier run left: it would be taken for this one's.
-
-    Args:
-        folder: As of `check_output_dir`, which is called first.
-        warn: Whether a run that could have been continued is worth a warning.
-    """
+    """Take away what an earlier run left, after `check_output_dir`; warn of a run that could have been continued."""
     check_output_dir(folder)
     if warn and (folder / "checkpoint.pt").is_file():
         logger.warning("%s: the earlier run there is replaced (resume=true continues one)", folder)

@@ -17,11 +17,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(eq=False)
 class Progress:
-    """Shows a run: a progress bar on a terminal, a plain line per epoch in the log.
-
-    Of the validator, which has run when the epoch's line is written, the key metric is shown; `batch_size` is per step
-    and process.
-    """
+    """Shows how far a run is, and the validation's key metric; `batch_size` is per step and process."""
 
     validator: Engine
     key_metric: str

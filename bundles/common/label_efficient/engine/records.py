@@ -27,18 +27,13 @@ class RunRecord:
     """Keeps a run's files in `output_dir`, whole at any moment, and resumes from them bit by bit.
 
     Args:
-        output_dir: Folder of the run.
-        ckpt_dir: Folder of `model.pt`, usually the same.
+        ckpt_dir: Folder of `model.pt`, usually the same as `output_dir`.
         network: The network that is trained, not wrapped.
         evaluated: The module that is validated, whose weights become `model.pt`: the network, its moving average, or a
             part of it.
-        optimizer: Its optimizer.
-        scheduler: Its learning rate scheduler.
         validator: Evaluator that has run when an epoch ends.
         key_metric: Name of its metric that chooses the best epoch, the larger the better.
-        settings: Of the run.
         model_info: Content of `model.json`.
-        average: Moving average of the network, if there is one.
         free_on_resume: Settings of the bundle's own that may be others in a resumed run.
     """
 

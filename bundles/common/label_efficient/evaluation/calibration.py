@@ -87,11 +87,7 @@ def fit_temperature(logits: torch.Tensor, targets: np.ndarray, multi_label: bool
 
 
 def write_calibration(path: Path, record: Mapping[str, Any]) -> None:
-    """Write the fields of `Calibration` as JSON, whole or not at all.
-
-    Raises:
-        ValueError: As of `read_calibration`.
-    """
+    """Write the fields of `Calibration` as JSON, whole or not at all; refused as by `read_calibration`."""
     write_json(path, _checked(record, path))
 
 

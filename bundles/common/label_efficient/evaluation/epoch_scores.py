@@ -20,11 +20,8 @@ class EpochScore(CumulativeIterationMetric):
     """AUC or ACC over all images of an epoch, for `monai.handlers.IgniteMetricHandler`.
 
     MONAI accumulates the batches and gathers them over ranks. Images that a sampler repeats to fill up a rank would
-    count twice: use one that does not (`monai.data.DistributedSampler(even_divisible=False)`).
-
-    Args:
-        score: "auc" or "acc".
-        task: One of MedMNIST's task names.
+    count twice: use one that does not (`monai.data.DistributedSampler(even_divisible=False)`). `score` is "auc" or
+    "acc", `task` one of MedMNIST's task names.
     """
 
     def __init__(self, *, score: str, task: str) -> None:
@@ -50,9 +47,6 @@ class EpochScore(CumulativeIterationMetric):
 
 
 def score_handler(score: str, *, task: str, output_transform: Callable[[Any], Any]) -> IgniteMetricHandler:
-    """Handler that leaves an `EpochScore` of every epoch in an engine's metrics.
-
-    `output_transform` takes the engine's output to probabilities and targets.
-    """
+    """Handler that leaves an `EpochScore` of every epoch, of probabilities and targets, in an engine's metrics."""
     metric = EpochScore(score=score, task=task)
     return IgniteMetricHandler(metric_fn=metric, output_transform=output_transform, save_details=False)

@@ -28,10 +28,7 @@ class InferenceWriter(ABC):
     An image's files (overlays, masks) are written in threads, once for a file that the list names twice.
 
     Args:
-        output_dir: Where to write.
         classes: Names of the K classes; empty without any.
-        settings: Of the run.
-        multi_label: Whether an image can have several labels.
         num_workers: Threads that write, at least one.
         contact_sheet: Number of least certain images in `figures/least_certain.png`; 0 for none.
     """
@@ -89,11 +86,7 @@ class InferenceWriter(ABC):
         logger.info("%d files, %s", len(loader.dataset), self.settings["ckpt_path"])
 
     def __call__(self, engine: Engine) -> None:
-        """Keep the predictions of the batch that has just been computed, and have its files written.
-
-        Raises:
-            ValueError: If they are not finite: the weights are broken, or half precision does not suffice.
-        """
+        """Keep the predictions of a batch, and have its files written; a ValueError if they are not finite."""
         batch: Any = engine.state.batch
         output: Any = engine.state.output
         probabilities, uncertainty = self.interpret(output)
@@ -109,8 +102,7 @@ class InferenceWriter(ABC):
             if error or file in self.first:
                 continue
             self.first[file] = index = len(self.files) - len(batch["file"]) + place
-            job = self.job(index, place, batch)
-            if job is not None:
+            if (job := self.job(index, place, batch)) is not None:
                 self.pending.append((index, self.pool.submit(job)))
         # Bounded: where writing is slower than the network, the network waits.
         while len(self.pending) > len(batch["file"]):

@@ -5,8 +5,7 @@ an image, and `probabilities` are N x K: a softmax, or K sigmoids for several la
 names. A class is decided as MedMNIST's `getACC` does: the largest probability, or, for binary classes and single
 labels, a positive probability strictly above 0.5.
 
-A figure that the data leave undefined is NaN, and so is every mean that it enters: a mean over the
-remaining classes would look like the full figure.
+A figure that the data leave undefined is NaN, and so is every mean that it enters: one over the rest would look full.
 """
 
 import logging
@@ -77,9 +76,8 @@ def summary(targets: ArrayLike, probabilities: ArrayLike, task: str, classes: Se
     if task == ORDINAL:
         # Undefined where chance alone cannot disagree.
         alike = len(np.union1d(truth, decisions)) == 1
-        kappa = (
-            math.nan if alike else cohen_kappa_score(truth, decisions, labels=range(len(classes)), weights="quadratic")
-        )
+        labels = range(len(classes))
+        kappa = math.nan if alike else cohen_kappa_score(truth, decisions, labels=labels, weights="quadratic")
         result["quadratic_kappa"] = float(kappa)
     if task == BINARY:
         result |= {"sensitivity": float(recall[1]), "specificity": float(specificity[1])}
@@ -103,10 +101,7 @@ def per_class(targets: ArrayLike, probabilities: ArrayLike, task: str, classes: 
 
 
 def confusion(targets: ArrayLike, probabilities: ArrayLike, task: str) -> np.ndarray:
-    """Confusion matrix K x K of counts: rows are the truth, columns the decision.
-
-    For several labels K x 2 x 2: one ``[[tn, fp], [fn, tp]]`` a label.
-    """
+    """Counts K x K, a row a true class, a column a decided one; for several labels K times [[tn, fp], [fn, tp]]."""
     truth, scores = arrays(targets, probabilities, task)
     decisions = _decide(scores, task)
     if task == MULTI_LABEL:
@@ -125,11 +120,7 @@ def expected_calibration_error(confidence: np.ndarray, correct: np.ndarray, bins
 
 
 def arrays(targets: ArrayLike, probabilities: ArrayLike, task: str) -> tuple[np.ndarray, np.ndarray]:
-    """Targets as int64 (N,), or N x K for several labels, and probabilities as float64 N x K.
-
-    Raises:
-        ValueError: If they do not belong together, or are no predictions.
-    """
+    """Targets int64 (N,) or N x K, probabilities float64 N x K; a ValueError if not of the same images or no such."""
     truth, scores = np.asarray(targets).astype(np.int64), np.asarray(probabilities, dtype=np.float64)
     if task != MULTI_LABEL:
         truth = truth.reshape(len(truth))

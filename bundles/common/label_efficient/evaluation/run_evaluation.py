@@ -63,15 +63,11 @@ class RunEvaluation(ABC, Generic[OutcomeT]):
 
     Args:
         data: The data set: `classes`, `splits` by name, `name`, `source`, `counts()`.
-        data_sha256: Its fingerprint.
         network: A shipped network; gets the weights at `ckpt_path`.
         ckpt_path: Its weights, with a `.json` of the same name beside them.
         ckpt_dir: Where `calibration.json` goes.
-        output_dir: Folder of the run.
-        settings: Of the run.
         task: One of MedMNIST's task names, for the figures of the classes.
-        device: Where to compute.
-        amp: Whether to use half precision.
+        amp: As of `autocast.half_precision`.
         calibrate: Whether to fit a temperature on validation and use it for all probabilities. If not, that of the
             weights is used, if they have one.
         target_specificity: For binary tasks: specificity at which the sensitivity is given; the threshold is chosen
@@ -168,11 +164,7 @@ class RunEvaluation(ABC, Generic[OutcomeT]):
         return replace(outcome, probabilities=probabilities.numpy(), uncertainty=uncertainty)
 
     def check_finite(self, outputs: torch.Tensor, section: str) -> None:
-        """Refuse outputs of weights that are broken.
-
-        Raises:
-            ValueError: If one of them is NaN or infinite.
-        """
+        """Refuse outputs of broken weights: a ValueError if one is NaN or infinite."""
         if not torch.isfinite(outputs).all():
             raise ValueError(f"{self.ckpt_path}: the network's outputs on {section} are not finite; training diverged")
 

@@ -14,13 +14,7 @@ from label_efficient.settings import Settings
 
 @dataclass(frozen=True)
 class RunPage:
-    """The page of a run, and what its sections are about.
-
-    Attributes:
-        output_dir: Folder of the run; figures go to its folder `figures`.
-        metrics: Content of `metrics.json`.
-        history: Rows of `history.csv`; empty if only evaluated.
-    """
+    """The page of a run, and what it is about: what `metrics.json` and `history.csv` hold (none if only evaluated)."""
 
     output_dir: Path
     data: Any

@@ -37,8 +37,6 @@ class ClassifiedImages:
 
     Attributes:
         where: What they are, for instance "test".
-        classes: K names.
-        files: Name of every image.
         targets: (N,) class indices, or N x K of 0 and 1 for several labels an image.
         probabilities: N x K, after calibration if there was one.
         raw_probabilities: N x K, before.
@@ -104,19 +102,9 @@ def data_section(data: ImageData) -> Section:
 
 
 def class_section(
-    folder: Path,
-    shown: ClassifiedImages,
-    per_class: Sequence[Mapping[str, Any]],
-    counts: Sequence[Sequence[int]],
+    folder: Path, shown: ClassifiedImages, per_class: Sequence[Mapping[str, Any]], counts: Sequence[Sequence[int]]
 ) -> Section:
-    """Figures by class, confusion matrix and ROC curves.
-
-    Args:
-        folder: Where to draw.
-        shown: The images.
-        per_class: Figures of each class, by name.
-        counts: Confusion matrix K x K, rows are true classes; not drawn for several labels an image.
-    """
+    """Figures by class, confusion matrix (`counts` K x K, a row a true class; not for several labels), ROC curves."""
     rows = [list(row.values()) for row in per_class]
     blocks = [table(list(per_class[0]), rows, f"By class, {shown.where}")]
     if not shown.multi_label:

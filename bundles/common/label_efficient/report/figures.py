@@ -56,11 +56,7 @@ def save_confusion_matrix(path: Path, *, counts: np.ndarray, classes: Sequence[s
 def save_roc(path: Path, *, targets: np.ndarray, probabilities: np.ndarray, classes: Sequence[str]) -> Path:
     """One-vs-rest ROC curve of every class; two exclusive classes give the second one's curve.
 
-    Args:
-        path: PNG file to write.
-        targets: ``(N,)`` class indices, or ``(N, K)`` zeros and ones for several labels an image.
-        probabilities: ``(N, K)``.
-        classes: the K names.
+    Of class indices (N,), or 0/1 N x K for several labels an image, and probabilities N x K.
     """
     from sklearn.metrics import auc, roc_curve
 
@@ -101,14 +97,7 @@ def save_roc(path: Path, *, targets: np.ndarray, probabilities: np.ndarray, clas
 def save_reliability(
     path: Path, *, confidence: np.ndarray, correct: np.ndarray, confidence_calibrated: np.ndarray | None = None
 ) -> Path:
-    """Reliability diagram: how often the model is right, against how sure it says it is.
-
-    Args:
-        path: PNG file to write.
-        confidence: ``(N,)`` highest probabilities.
-        correct: ``(N,)`` whether the prediction was right.
-        confidence_calibrated: ``(N,)`` the same after temperature scaling, or None.
-    """
+    """Reliability diagram: how often the model is right (N,), against how sure it says it is (N,)."""
     curves = {"as trained": confidence}
     if confidence_calibrated is not None:
         curves["after temperature scaling"] = confidence_calibrated

@@ -32,21 +32,11 @@ def draw_history(
 
 
 def save_history(
-    path: Path,
-    *,
-    history: History,
-    losses: Mapping[str, str],
-    metrics: Mapping[str, str],
-    best_epoch: int | None,
+    path: Path, *, history: History, losses: Mapping[str, str], metrics: Mapping[str, str], best_epoch: int | None
 ) -> Path:
-    """Losses, validation metrics and, where it varies, the learning rate over the epochs.
+    """Losses, validation metrics and, where it varies, the learning rate over the epochs; `best_epoch` is marked.
 
-    Args:
-        path: PNG file to write.
-        history: rows of ``history.csv``.
-        losses: columns of the losses, and what they are called in the figure.
-        metrics: the same of the validation metrics; the first that has values is the one that chose the epoch.
-        best_epoch: the epoch that was kept, marked in every panel; None marks none.
+    `losses` and `metrics` say what columns are called; the first metric that has values has chosen the epoch.
     """
     epochs = series(history, "epoch")
     rate = series(history, "learning_rate")
@@ -86,10 +76,7 @@ def series(history: History, key: str) -> np.ndarray:
 
 
 def lines(
-    axes: Axes,
-    epochs: np.ndarray,
-    series: Mapping[str, np.ndarray],
-    spreads: Mapping[str, np.ndarray] | None = None,
+    axes: Axes, epochs: np.ndarray, series: Mapping[str, np.ndarray], spreads: Mapping[str, np.ndarray] | None = None
 ) -> np.ndarray:
     """Draw the series that have values, each with its band; return all drawn values, flat."""
     drawn = [np.empty(0)]

@@ -26,12 +26,7 @@ _NUMERIC = re.compile(r"[-+\u2212]?(inf|[\d,.]+(e[-+]?\d+)?) ?%?( ?[/\u00b1(] ?[
 
 
 class Section(NamedTuple):
-    """A part of the page.
-
-    Attributes:
-        title: Its heading, also in the table of contents.
-        blocks: Markup from the functions below; every other value becomes an escaped paragraph.
-    """
+    """A part of the page; blocks that are not markup from the functions below become escaped paragraphs."""
 
     title: str
     blocks: tuple[object, ...]

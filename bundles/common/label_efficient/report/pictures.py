@@ -38,13 +38,8 @@ def new_sheet(
 ) -> tuple[Figure, list[list[Axes]]]:
     """A figure of cells in rows of `columns`, in exact places: pictures side by side over one caption.
 
-    Args:
-        cells: the pictures of each cell, ``H x W`` or ``H x W x 3``; the same number in every cell.
-        captions: one text a cell.
-        columns: cells in a row.
-        width: inches of one picture.
-        above: inches left free at the top.
-        below: inches left free at the bottom.
+    Every cell has as many pictures, H x W or H x W x 3. A picture is `width` inches wide; `above` and `below` are
+    inches left free.
 
     Returns:
         The figure, and an empty panel for every picture of every cell.
@@ -79,15 +74,7 @@ def new_sheet(
 
 
 def overlay(image: np.ndarray, heat: np.ndarray) -> np.ndarray:
-    """The image under a heat map; where the heat is zero the image stays as it was.
-
-    Args:
-        image: ``(H, W, 3)`` uint8.
-        heat: ``(h, w)`` within [0, 1], resized to the image.
-
-    Returns:
-        ``(H, W, 3)`` uint8.
-    """
+    """The image, uint8 H x W x 3, under a heat map h x w in 0..1; where the heat is zero it stays as it was."""
     from matplotlib import colormaps
 
     size = (image.shape[1], image.shape[0])
