@@ -355,6 +355,7 @@ def test_bundles_in_one_process(case, bundle, tmp_path):
     assert predict(case, bundle, path, tmp_path / "third") == first
 
 
+@pytest.mark.slow
 def test_a_copy_elsewhere_uses_its_own_files_beside_other_code(case, bundle, tmp_path):
     """In a folder that has a package such as bundles had, in a new process, started by a relative path."""
     write_picture(tmp_path / "colour.png")

@@ -107,6 +107,7 @@ def test_lambda_goes_on_as_the_schedule_says_where_a_longer_run_continues_a_shor
         assert row["train_loss"] == pytest.approx(case.loss(row), rel=1e-5)
 
 
+@pytest.mark.slow
 def test_while_lambda_is_1_the_fusion_stays_as_it_was(case, dataset, tmp_path, caplog):
     run = workflow(case, **small(case, dataset, tmp_path / "one", max_epochs=1))
     trainer, network = part(run, "train::trainer"), part(run, "network_def")
@@ -224,6 +225,7 @@ def test_files_of_many_kinds_and_sizes_train_together(case, tmp_path):
 
 
 @pytest.mark.parametrize("same_size", [False, True], ids=["sizes", "one_size"])
+@pytest.mark.slow
 def test_images_read_again_train_as_those_kept_in_memory(case, tmp_path, same_size):
     cells = grey_levels(tmp_path / "cells", same_size=same_size)
     for cache in (True, False):
@@ -281,6 +283,7 @@ def test_pretrained_without_a_network_names_the_file(case, dataset, tmp_path, mo
 # Reference boxes
 
 
+@pytest.mark.slow
 def test_reference_boxes_and_calibration_may_come_later_in_a_resumed_run(case, dataset, tmp_path):
     train_alone(case, dataset, tmp_path / "out", max_epochs=1, lambda_start=0.5)
     (tmp_path / "boxes.csv").write_text("file,xmin,ymin,xmax,ymax\ntest/21.png,0,0,9,9\n")

@@ -271,6 +271,7 @@ def test_first_weights_are_those_of_the_path(case, dataset, trained, tmp_path):
     assert same(part(run, "initialised").state_dict(), weights_of(trained))
 
 
+@pytest.mark.slow
 def test_early_stopping_and_validation_now_and_then(case, dataset, tmp_path):
     settings = {"max_epochs": 40, "learning_rate": 1e-12, "early_stop_patience": 2, "val_interval": 2}
     fast = {"multimix": {"steps_per_epoch": 1}, "gated_attention": {"method": "global"}, "lsanet": {}}

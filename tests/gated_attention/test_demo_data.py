@@ -183,6 +183,7 @@ def test_the_thumbnail_shows_the_colour_and_no_more(demo, thumbnails):
         assert accuracy(classifier, np.concatenate([blocks, moments], axis=1), labels) < 0.66
 
 
+@pytest.mark.slow
 def test_whole_thumbnails_have_the_same_statistics_where_colours_say_nothing(monkeypatch):
     monkeypatch.setattr(demo_data, "COLOUR_AGREES", 1 / 3)
     images, labels = make_demo_images(120, seed=6)

@@ -279,6 +279,7 @@ def test_batch_of_npz_is_each_picture_preprocessed(tmp_path, shape):
         assert np.array_equal(images.image(index), data.splits["test"].images[index])
 
 
+@pytest.mark.slow
 def test_cached_files_take_the_memory_of_their_bytes(tmp_path):
     if not Path("/proc/self/statm").is_file():
         pytest.skip("the resident memory of a process is read from /proc")

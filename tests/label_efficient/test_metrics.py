@@ -311,6 +311,7 @@ def score_on_a_rank(rank, folder):
         torch.distributed.destroy_process_group()
 
 
+@pytest.mark.slow
 def test_epoch_score_gathers_two_ranks(tmp_path):
     torch.multiprocessing.spawn(score_on_a_rank, (tmp_path,), nprocs=2)
     expected = getAUC(*predictions(MULTI_CLASS, seed=6), MULTI_CLASS)

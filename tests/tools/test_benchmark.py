@@ -95,6 +95,7 @@ def test_bar_for_an_unknown_contender_is_an_error() -> None:
         Benchmark("x", "s", "a", {"a": float, "b": float}, {"c": Bar(1.0)})
 
 
+@pytest.mark.slow
 def test_csv_replaces_what_is_measured_again(tmp_path: Path) -> None:
     path = tmp_path / "results" / "benchmark.csv"
     place = dict.fromkeys(("threads", "torch", "monai", "commit"), "1") | {"device": "cpu"}
@@ -197,6 +198,7 @@ def run_lsanet(tmp_path: Path, only: str) -> list[dict[str, str]]:
     return read(output)
 
 
+@pytest.mark.slow
 def test_run_on_tiny_sizes(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     rows = run_lsanet(tmp_path, "epoch,loading,inference")
     assert [r["benchmark"] for r in rows] == ["epoch", *["loading"] * 3, "inference"]

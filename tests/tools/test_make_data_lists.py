@@ -469,6 +469,7 @@ def test_pack_mistakes(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     assert "b.png has another form of label: [1]" in fail(capsys, "pack", made, "--output", target)
 
 
+@pytest.mark.slow
 def test_runs_as_a_script(tmp_path: Path) -> None:
     path = write_csv(tmp_path / "t.csv", rows_of(30))
     command = [sys.executable, str(TOOLS / "make_data_lists.py"), "csv", str(path)]

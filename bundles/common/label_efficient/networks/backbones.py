@@ -102,10 +102,10 @@ class ResNetBackbone(ResNet):
 
     def forward_nodes(self, x: torch.Tensor) -> list[torch.Tensor]:
         """Image B x C x H x W to the feature maps of C1..C4, shallow to deep."""
-        maps = [self.maxpool(self.act(self.bn1(self.conv1(x))))]
-        for layer in (self.layer1, self.layer2, self.layer3, self.layer4):
-            maps.append(layer(maps[-1]))
-        return maps[1:]
+        c1 = self.layer1(self.maxpool(self.act(self.bn1(self.conv1(x)))))
+        c2 = self.layer2(c1)
+        c3 = self.layer3(c2)
+        return [c1, c2, c3, self.layer4(c3)]  # written out: TorchScript does not loop over layers
 
     def classify(self, feature_map: torch.Tensor) -> torch.Tensor:
         """Feature map of C4 to logits B x K."""
