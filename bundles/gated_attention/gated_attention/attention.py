@@ -157,11 +157,7 @@ ATTENTIONS = tuple(_MODULES)
 
 
 def build_attention(name: str, channels: int) -> nn.Module:
-    """The module of one of the `ATTENTIONS` for feature maps B x C x h x w.
-
-    Raises:
-        ValueError: If the name is unknown.
-    """
+    """The module of one of the `ATTENTIONS` for feature maps B x C x h x w; a ValueError if the name is unknown."""
     if name not in _MODULES:
         raise ValueError(f"attention is {name!r}, expected one of {', '.join(ATTENTIONS)}")
     return _MODULES[name](channels)

@@ -7,16 +7,12 @@ from .exporting import is_exporting
 
 
 def label_components(mask: torch.Tensor) -> torch.Tensor:
-    """Label the connected components of each mask; pixels that touch at a side or a corner belong together.
+    """Label the connected components of masks, bool B x h x w; pixels that touch at a side or a corner belong together.
 
     Every pixel takes the largest label around it, hands it on to the pixel that its own label names, and takes the
-    label of the pixel that its new label names, until nothing changes: 12 rounds for a spiral of 1700 pixels.
-
-    Args:
-        mask: bool, B x h x w.
-
-    Returns:
-        int64, B x h x w: 0 outside the mask; in a component the largest index (from 1, row by row) of its pixels.
+    label of the pixel that its new label names, until nothing changes: 12 rounds for a spiral of 1700 pixels. The
+    result, int64 B x h x w, is 0 outside the mask, and in a component the largest index (from 1, row by row) of its
+    pixels.
     """
     count, height, width = mask.shape
     index = torch.arange(1, height * width + 1, device=mask.device).view(1, height, width)

@@ -45,14 +45,7 @@ class Coverage:
 
 @dataclass(frozen=True)
 class CoverageResult:
-    """Coverage of a set of images.
-
-    Attributes:
-        overall: Of all boxes.
-        by_name: Of the boxes of each name, most boxes first; empty where all boxes have the same name or none.
-        num_shifts: Random places per image.
-        seed: Of the random places.
-    """
+    """Coverage of a set of images; `by_name` has most boxes first, and is empty where all have one name or none."""
 
     overall: Coverage
     by_name: tuple[Coverage, ...]
@@ -80,13 +73,9 @@ def measure_coverage(
 ) -> CoverageResult:
     """Coverage of the boxes of many images. Images without a box do not count, in the masks' share neither.
 
-    Args:
-        masks: Bool m x m by file, stretched over the whole image.
-        boxes: Of each image by file, within it, as `read_reference_boxes` gives them.
-        sizes: Height and width by file of each image with boxes, in pixels.
-        num_shifts: Random places of each mask. They depend on the seed and the name of the file alone, so that other
-            images in the set change nothing.
-        seed: Of the random places.
+    By file: masks bool m x m, stretched over the whole image; boxes within it, as `read_reference_boxes` gives them;
+    height and width in pixels of each image with boxes. The `num_shifts` random places of a mask depend on the seed and
+    the name of the file alone, so that other images in the set change nothing.
     """
     rows: dict[str, list[tuple[str, float, float, float]]] = {}  # of a name: file, covered, at random, mask share
     for file in sorted(file for file, found in boxes.items() if found):
@@ -145,9 +134,7 @@ def _shares(mask: np.ndarray, edges: np.ndarray) -> np.ndarray:
 def save_coverage(path: Path, *, result: CoverageResult) -> None:
     """Bars for all boxes and each name: covered by attention, by the same masks at random places, area of the masks.
 
-    Args:
-        path: PNG file to write.
-        result: Of `measure_coverage`; of more than 20 rows, those with most boxes are drawn.
+    Of more than 20 rows, those with most boxes are drawn.
     """
     rows = [result.overall, *result.by_name][:_MAX_BARS]
     figure = new_figure(7.2, 1.5 + 0.72 * len(rows))

@@ -16,11 +16,8 @@ def load_data(
 ) -> ImageData:
     """Load a data set and check it as a whole.
 
-    Args:
-        dataset: "demo"; "datalist"; or the path of a list (`.json`, `.csv`) or of a folder with an `images.csv`.
-        seed: Of the demo and the label budget.
-        demo_counts: Number of demo pictures by split.
-        options: Of `image_sources.load_image_data`: where the images are, label budget, reading.
+    `dataset` is "demo", "datalist", or the path of a list (`.json`, `.csv`) or of a folder with an `images.csv`; the
+    options are those of `image_sources.load_image_data`.
     """
 
     def own() -> ImageData:

@@ -78,10 +78,6 @@ class FusionInferer(AutocastInferer):
     """Runs the network in training: while the fusion has no weight (lambda 1) the instances are not looked at.
 
     That changes no gradient and saves most of the time.
-
-    Args:
-        loss: Whose `lambda_` is the weight.
-        amp: As of `AutocastInferer`.
     """
 
     def __init__(self, *, loss: GatedAttentionLoss, amp: bool | str = False) -> None:

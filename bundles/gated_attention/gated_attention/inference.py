@@ -40,12 +40,8 @@ class InstanceInferer(AutocastInferer):
     ) -> torch.Tensor:
         """Images in 0..255 to logits B x N.
 
-        Args:
-            inputs: B x 3 x H x W, as servers have them, which goes through any network from images to logits; or a list
-                of 3 x H_i x W_i.
-            network: The shipped network.
-            args: For the network, with a tensor.
-            kwargs: The same.
+        They are B x 3 x H x W, as servers have them, which goes through any network from images to logits (with `args`
+        and `kwargs`); or a list of 3 x H_i x W_i.
         """
         self.found = None
         if isinstance(inputs, torch.Tensor):
@@ -57,11 +53,7 @@ class InstanceInferer(AutocastInferer):
 class PredictionWriter(InferenceWriter):
     """Writes `predictions.csv`, `instances.csv`, `report.html` and, if asked for, overlays in `attention/`.
 
-    Args:
-        network: The shipped network.
-        inferer: The evaluator's; knows where the network looked.
-        overlays: Whether to draw the attention and the instances of every image.
-        kwargs: As of `InferenceWriter`.
+    The inferer is the evaluator's, which knows where the network looked. `kwargs` are as of `InferenceWriter`.
     """
 
     def __init__(
@@ -123,15 +115,11 @@ class PredictionWriter(InferenceWriter):
 
 
 def instance_rows(file: str, index: int, found: dict[str, torch.Tensor]) -> list[dict[str, Any]]:
-    """Rows of `instances.csv` for one image: the boxes in pixels of the image as `_images.read_image` shows it.
+    """Rows of `instances.csv` for one image: the boxes in pixels of the image as `images.read_image` shows it.
 
     The rank is the network's order: the components of the mask by their attention, then the windows that stand in for
-    missing ones. The attention is that of the component, or window, as a share of the image's.
-
-    Args:
-        file: Its name.
-        index: Its place in `found`.
-        found: `instance_boxes` (N x K x 4) and `instance_scores` (N x K), or neither.
+    missing ones. The attention is that of the component, or window, as a share of the image's. `found` has
+    `instance_boxes` (N x K x 4) and `instance_scores` (N x K), or neither; the image is at `index`.
     """
     if "instance_boxes" not in found:
         return []

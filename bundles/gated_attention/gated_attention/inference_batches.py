@@ -19,10 +19,6 @@ class PictureBatches(PictureSet):
 
     Threads, not processes: decoders leave the interpreter to others while they work, and images of some megabytes would
     have to go through shared memory, of which containers have little. One batch is in memory at a time.
-
-    Args:
-        num_workers: Threads, at least one.
-        kwargs: As of `PictureSet`.
     """
 
     def __init__(self, *, num_workers: int = 0, **kwargs: Any) -> None:

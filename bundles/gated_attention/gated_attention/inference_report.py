@@ -37,13 +37,8 @@ def write_inference_report(
 ) -> None:
     """Write `report.html`, `figures/least_certain.png` and `figures/attention_<n>.png`.
 
-    Args:
-        output_dir: Where to write.
-        rows: Of `predictions.csv`.
-        classes: Their names.
-        least_certain: Images of the contact sheet: row and file, the least certain first.
-        looks: Rows and pictures of what the network looked at, the least certain first.
-        page: As of `write_inference_page`.
+    `rows` are of `predictions.csv`; `least_certain` are row and file of the contact sheet's images, `looks` rows and
+    pictures of what the network looked at, the least certain first; `page` as of `write_inference_page`.
     """
     sections = [classes_section(rows, classes)]
     if least_certain:

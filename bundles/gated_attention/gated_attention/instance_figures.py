@@ -34,11 +34,9 @@ class InstancePictures:
     ) -> Image.Image:
         """The image under its attention, with the mask's outline and the boxes by rank; beside it the instances.
 
-        Args:
-            image: As stored, uint8 3 x H x W on the CPU.
-            found: What the network found in it, on the CPU: `attention_map` (h x w) and, unless it is the global branch
-                alone, `instance_boxes` (K x 4) and `instance_scores` (K,).
-            most_pixels: Of the longer side of the picture; larger ones are drawn smaller, very small ones larger.
+        The image is as stored, uint8 3 x H x W; `found` has `attention_map` (h x w) and, unless it is of the global
+        branch alone, `instance_boxes` (K x 4) and `instance_scores` (K,); all on the CPU. Pictures whose longer side is
+        above `most_pixels` are drawn smaller, very small ones larger.
         """
         picture = _resize(Image.fromarray(image.permute(1, 2, 0).numpy()), most_pixels)
         maps = found["attention_map"][None]

@@ -42,15 +42,9 @@ def write_run_report(
 ) -> None:
     """Draw the figures of a run and write its report, one page with everything in it.
 
-    Args:
-        output_dir: Folder of the run.
-        raw: What the network says of the test images, before calibration.
-        calibrated: After.
-        looked: Attention and instances of the test images, see `shipped.look_at`.
-        instance_pictures: Draws them.
-        coverage: Of reference boxes, or None.
-        picture: Gives a test image as stored, by its position.
-        run: As of `RunPage`.
+    `raw` and `calibrated` are what the network says of the test images before and after calibration, `looked` their
+    attention and instances (see `shipped.look_at`); `picture` gives a test image as stored, by its position; `run` is
+    as of `RunPage`.
     """
     page = RunPage(output_dir, **run)
     folder, settings, metrics = page.folder, page.settings, page.metrics

@@ -18,9 +18,6 @@ class Augment:
     "dihedral": any of the eight turns and mirrorings of a square, since microscopy has no upright position; pixels are
     not interpolated. "strong": also a random cut of at least 0.6 of the area, and contrast (by a factor up to
     e^0.3), brightness (by up to 0.15 of the range) and the balance of the colours (by factors up to e^0.08).
-
-    Args:
-        kind: One of `AUGMENTATIONS`.
     """
 
     def __init__(self, kind: str) -> None:

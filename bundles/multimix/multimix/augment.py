@@ -27,9 +27,6 @@ class Augment:
     masks alone.
 
     The global random states of Python, numpy and torch are neither used nor changed.
-
-    Args:
-        kind: One of `AUGMENTATIONS`.
     """
 
     def __init__(self, kind: str) -> None:
@@ -39,14 +36,10 @@ class Augment:
         self.transform = Compose([self.weak, self.strong] if kind == "strong" else [self.weak])
 
     def __call__(self, batch: Sample) -> Sample:
-        """View of a batch, on its device; "none" returns what it was given.
+        """View of a batch, on its device, of the shapes and dtypes given; "none" returns what it was given.
 
-        Args:
-            batch: `image` B x 1 x H x W, floating point in 0..1; perhaps `label`, the masks of 0 and 1, of the same
-                shape and any dtype.
-
-        Returns:
-            The same, of the shapes and dtypes given.
+        The batch has `image` B x 1 x H x W, floating point in 0..1; perhaps `label`, the masks of 0 and 1, of the same
+        shape and any dtype.
         """
         if self.kind == "none":
             return batch
@@ -72,11 +65,8 @@ class Augment:
 class RandFlipCrop(RandomizableTransform):
     """Mirror left to right at random, and crop at a random place back to H x W after reflect padding.
 
-    MONAI's RandFlipd, BorderPadd and RandSpatialCropd do the same, some fifty times slower.
-
-    Args:
-        prob: Of the mirroring; the crop is always drawn.
-        padding: Part of the height added above and below, and of the width left and right; below 1.
+    MONAI's RandFlipd, BorderPadd and RandSpatialCropd do the same, some fifty times slower. `prob` is of the mirroring;
+    `padding`, below 1, is the part of the height added above and below, and of the width left and right.
     """
 
     def __init__(self, *, prob: float, padding: float) -> None:

@@ -15,17 +15,10 @@ from .parts import Part
 def apply_budgets(
     splits: dict[str, Part], class_labels: int | None, mask_labels: int | None, seed: int, num_classes: int
 ) -> dict[str, Part]:
-    """Take labels and masks beyond the budgets off the training images, and put those images among the unlabelled.
-
-    Args:
-        splits: Sections of a data set by name.
-        class_labels: How many training images keep their class, or None for all.
-        mask_labels: How many keep their mask, or None for all.
-        seed: Of the choice.
-        num_classes: Each class keeps one label at least.
+    """Put training images beyond the budgets (None: all) among the unlabelled ones, without their labels and masks.
 
     Raises:
-        SettingsError: If a budget is smaller or larger than that.
+        SettingsError: If a budget is more than there are, or too small for a label of each class, or one mask.
     """
     train = splits["train"]
     chosen: dict[str, np.ndarray] = {}

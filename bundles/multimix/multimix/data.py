@@ -33,26 +33,16 @@ DEMO_COUNTS = {"train": 400, "val": 100, "test": 200, "cross_domain": 100}
 
 @dataclass(frozen=True)
 class ChestData:
-    """A data set: its sections by name, what its classes are, and the streams that training draws from.
-
-    Attributes:
-        name: For tables and folder names.
-        classes: Names of the classes, in the order of the network's outputs; empty without any.
-        splits: `mask_lists.SECTIONS` to their parts.
-        streams: For each stream of training (`streams.STREAMS`) the section and the positions in it.
-        source: Where the data come from, for people.
-        notes: Remarks for people.
-        masks_alone: Whether another program has handed over images with masks, and nothing to learn classes from.
-    """
+    """A data set: its sections by name, what its classes are, and the streams that training draws from."""
 
     name: str
-    classes: list[str]
-    splits: dict[str, Part]
-    streams: dict[str, tuple[str, np.ndarray]]
+    classes: list[str]  # in the order of the network's outputs; empty without any
+    splits: dict[str, Part]  # by `mask_lists.SECTIONS`
+    streams: dict[str, tuple[str, np.ndarray]]  # of `streams.STREAMS`: section, and positions in it
     source: str
     notes: list[str] = field(default_factory=list)
     task: str = "classification and segmentation"
-    masks_alone: bool = False
+    masks_alone: bool = False  # another program has handed over images with masks, and no classes
 
     def counts(self) -> list[dict[str, Any]]:
         """Images by class and with masks (rows) and section (columns), then the length of each stream."""
@@ -103,20 +93,10 @@ def load_data(
 ) -> ChestData:
     """Load a data set, check it as a whole, and divide it into the streams that the method draws from.
 
-    Args:
-        dataset: "demo"; "datalist"; or the path of a list (`.json`, `.csv`) or of a folder with an `images.csv`.
-        method: One of `network.METHODS`.
-        preprocess: Brings the pictures to the network's size.
-        dataset_dir: What the paths of a list are relative to; by default the list's folder.
-        datalist: The list, for "datalist".
-        class_labels: How many training images keep their class; the others become unlabelled. None: all.
-        mask_labels: The same of the masks.
-        reuse_labelled: Whether the labelled images are in the unlabelled streams too, without their labels.
-        seed: Of the budgets and the demo.
-        num_workers: Threads that read files.
-        demo_counts: Number of demo pictures by section.
-        released: `model.json` of the released weights: what the classes are where another program hands images with
-            masks over for training, instead of the data set.
+    `dataset` is "demo", "datalist" (the list is `datalist`), or the path of a list (`.json`, `.csv`) or of a folder
+    with an `images.csv`; the paths of a list are relative to `dataset_dir`, by default its folder. `released` is
+    `model.json` of the released weights: what the classes are where another program hands images with masks over for
+    training, instead of the data set. The other options are those of `settings.Training`.
 
     Raises:
         SettingsError: If the settings do not fit together, or the data lack what the method needs.

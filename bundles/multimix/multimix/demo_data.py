@@ -42,13 +42,9 @@ _AWAY = _Hospital(
 def make_demo_images(
     count: int, *, size: int = 64, seed: int = 0, shift: bool = False
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Make `count` chest films, as many of one class as of the other (one more "clear" where `count` is odd).
+    """Make `count` (N) chest films, as many of one class as of the other (one more "clear" where N is odd).
 
-    Args:
-        count: N.
-        size: Pixels a side.
-        seed: Of the random numbers; the same seed gives the same films.
-        shift: Draw from the other hospital.
+    The same seed gives the same films; `shift` draws them from the other hospital.
 
     Returns:
         Images, uint8 N x size x size, labels, int64 (N,) as indices of DEMO_CLASSES, and masks of both lungs,

@@ -35,10 +35,7 @@ METRICS_KEYS = {"val": "validation", "test": "test", "cross_domain": "cross_doma
 class Evaluation(RunEvaluation[ChestOutcome]):
     """Evaluates the weights of a run on validation, test and other hospitals, as far as there are any.
 
-    Beside what every run leaves it writes, with `write_masks`, the predicted masks.
-
     Args:
-        data: The data set.
         preprocess: As in training; brings masks back to the size of the pictures.
         write_masks: Whether to write the predicted masks of test and other hospitals to `masks/`.
         kwargs: As of `RunEvaluation`; the network a `ShippedMultiMix`.

@@ -29,11 +29,7 @@ class PredictionWriter(InferenceWriter):
     """Writes `predictions.csv`, masks, `report.html` and, if asked for, overlays, while the network runs.
 
     Args:
-        network: The shipped network.
         preprocess: As in the pipeline, to put masks and maps back onto the original image.
-        method: One of `network.METHODS`.
-        classes: Names of the K classes.
-        temperature: Of the calibration.
         saliency: Whether to lay every image's saliency map over it, in `saliency/`.
         overlays: Whether to draw the mask's outline on every image, in `overlays/`.
         kwargs: As of `InferenceWriter`.

@@ -40,13 +40,8 @@ def write_inference_report(
 ) -> None:
     """Write `report.html` and `figures/least_certain.png`.
 
-    Args:
-        output_dir: Where to write.
-        rows: Of `predictions.csv`.
-        classes: None of a method that does not classify.
-        least_certain: The least certain image first: its row, its file, and its mask as `preview_of` gives it, or None.
-        empty: Files whose mask is empty.
-        page: As of `write_inference_page`.
+    `rows` are of `predictions.csv`; `least_certain` are the row, the file, and the mask as of `preview_of` (or None) of
+    each image, the least certain first; `empty` are the files whose mask is empty; `page` as of `write_inference_page`.
     """
     sections = [classes_section(rows, classes)] if classes else []
     good = [row for row in rows if not row["error"]]

@@ -15,9 +15,6 @@ class MultiMixLoss(nn.Module):
 
     Args:
         confidence_threshold: t in 0..1, from which on a pseudo-label counts.
-        lambda_: Weight of the pseudo-labels.
-        alpha: Weight of the Dice loss.
-        beta: Weight of the KL term.
         kl_detach_labelled: Whether the labelled side of the KL is a constant.
         class_weights: K weights of the classes in the supervised cross-entropy, or None.
     """
@@ -79,12 +76,7 @@ class MultiMixLoss(nn.Module):
 def pseudo_label(weak_logits: torch.Tensor, confidence_threshold: float) -> tuple[torch.Tensor, torch.Tensor]:
     """Class of each weakly augmented image, and whether its probability is at least the threshold.
 
-    Args:
-        weak_logits: B x K.
-        confidence_threshold: t.
-
-    Returns:
-        Classes, int64 (B,), and booleans (B,); both without gradient.
+    Logits B x K to int64 (B,) and bool (B,), both without gradient.
     """
     confidence, pseudo_labels = torch.softmax(weak_logits.detach(), dim=1).max(dim=1)
     return pseudo_labels, confidence >= confidence_threshold
@@ -100,12 +92,8 @@ def pseudo_label_loss(
 def bernoulli_kl(labelled_logits: torch.Tensor, unlabelled_logits: torch.Tensor) -> torch.Tensor:
     """KL(p || q) of the two sigmoid maps, in nats: mean over the pixels and over all pairs of images.
 
-    Each labelled image is paired with each unlabelled one, which is what pairing them by chance comes to on average,
-    and lets the two batches have different sizes: the unlabelled masks are drawn towards the mean labelled one.
-
-    Args:
-        labelled_logits: Of p, B x 1 x H x W.
-        unlabelled_logits: Of q, B' x 1 x H x W.
+    Each labelled image (p, B x 1 x H x W) is paired with each unlabelled one (q, B' x 1 x H x W), which is what pairing
+    them by chance comes to on average: the unlabelled masks are drawn towards the mean labelled one.
     """
     p = torch.sigmoid(labelled_logits)
     # KL = sum over both outcomes of p log p - p log q: linear in p where q stands, so the pairs need only p's mean.

@@ -21,10 +21,6 @@ def save_dice_boxes(path: Path, *, scores: Mapping[str, Sequence[float]]) -> Pat
     """Box plot of the Dice of single images by group: quartiles, median written, every image a dot.
 
     Whiskers reach to the last image within 1.5 times the box's height.
-
-    Args:
-        path: PNG file to write.
-        scores: the Dice of each image, within [0, 1], by the name of the group.
     """
     groups = {name: np.asarray(values) for name, values in scores.items()}
     names = [wrap_text(name, 18) for name in groups]
@@ -70,15 +66,7 @@ def save_boundaries(
     references: Sequence[np.ndarray],
     captions: Sequence[str],
 ) -> Path:
-    """Images with the outlines of the predicted and of the reference mask.
-
-    Args:
-        path: PNG file to write.
-        images: ``H x W`` uint8, each of its own size.
-        predicted: ``H x W`` bool, an image each; may be empty.
-        references: ``H x W`` bool, an image each.
-        captions: one text an image; line breaks are kept.
-    """
+    """Images, uint8 H x W each of its own size, with the outlines of the predicted and the reference mask, bool H x W."""
     from matplotlib.lines import Line2D
 
     figure, panels = new_sheet([[image] for image in images], captions, columns=4, width=2.1, above=0.3)
@@ -98,14 +86,7 @@ def save_boundaries(
 def save_saliency(
     path: Path, *, images: Sequence[np.ndarray], saliency_maps: Sequence[np.ndarray], captions: Sequence[str]
 ) -> Path:
-    """Each image beside its saliency map, which is scaled by its own 99.5th percentile.
-
-    Args:
-        path: PNG file to write.
-        images: ``H x W`` uint8, each of its own size.
-        saliency_maps: ``H x W`` floats, non-negative, an image each.
-        captions: one text an image; line breaks are kept.
-    """
+    """Each image, uint8 H x W, beside its non-negative saliency map, which is scaled by its own 99.5th percentile."""
     pairs = list(zip(images, saliency_maps, strict=True))
     figure, panels = new_sheet(pairs, captions, columns=3, width=1.6, below=0.5)
     for (left, right), (image, saliency_map) in zip(panels, pairs, strict=True):

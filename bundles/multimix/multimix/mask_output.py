@@ -105,12 +105,9 @@ def _numbers(dataset: Any, tag: str, count: int) -> np.ndarray | None:
 
 
 def write_mask(path: str | Path, mask: np.ndarray, grid: FileGrid) -> None:
-    """Write a mask whole or not at all: `.png` of 0 and 255, or `.nii.gz` of 0 and 1 on the file's voxels.
+    """Write a mask, bool H x W as the picture is shown, whole or not at all.
 
-    Args:
-        path: File to write, as `mask_names` names it.
-        mask: bool H x W, as the picture is shown.
-        grid: Of the picture's file.
+    `.png` of 0 and 255, or `.nii.gz` of 0 and 1 on the voxels of the picture's file.
     """
     values = mask.astype(np.uint8)
     if Path(path).suffix == ".png":

@@ -127,13 +127,7 @@ class Decoder(nn.Module):
 
 
 class MultiMixNet(nn.Module):
-    """Encoder, classification branch, decoder and saliency bridge, as far as the method has them.
-
-    Args:
-        method: One of `METHODS`.
-        num_classes: K; not used by a method that does not classify.
-        dropout: Of the encoder's blocks.
-    """
+    """Encoder, classification branch, decoder and saliency bridge, as far as the method (of `METHODS`) has them."""
 
     def __init__(self, *, method: str = "multimix", num_classes: int = 2, dropout: float = 0.25) -> None:
         super().__init__()

@@ -20,13 +20,7 @@ _LEVELS = 255  # grey levels above black: what equalise and posterise count in
 
 
 class RandOperation(RandomizableTransform):
-    """Change a sample at random.
-
-    Args:
-        change: Function of a sample and, where there are magnitudes, of one of them.
-        magnitudes: Range of the magnitude, or None if `change` has none.
-        prob: Of any change.
-    """
+    """Change a sample at random: `change` gets it and, where there is a range of magnitudes, one of them."""
 
     def __init__(self, change: Callable[..., Sample], magnitudes: Range | None, *, prob: float) -> None:
         super().__init__(prob)
@@ -62,12 +56,10 @@ def move(mapping: Callable[[float, int, int], Matrix], sample: Sample, magnitude
 
 
 def sampling_grid(matrix: Matrix, image: torch.Tensor) -> torch.Tensor:
-    """Where each output pixel is taken from, as `grid_sample` wants it: 1 x H x W x 2.
+    """Where each output pixel is taken from, as `grid_sample` wants it: 1 x H x W x 2 for an image 1 x H x W.
 
-    Args:
-        matrix: (a, b, c, d, e, f): the output pixel (x, y) is taken from (ax + by + c, dx + ey + f), in pixels from
-            the picture's centre, x to the right and y downwards.
-        image: 1 x H x W; its size, dtype and device.
+    By the matrix (a, b, c, d, e, f) the output pixel (x, y) is taken from (ax + by + c, dx + ey + f), in pixels from the
+    picture's centre, x to the right and y downwards.
     """
     a, b, c, d, e, f = matrix
     height, width = image.shape[-2:]

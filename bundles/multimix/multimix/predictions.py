@@ -63,10 +63,6 @@ class MaskAndClassesd(MapTransform):
     method without a mask the keys get the probabilities of the classes, (K,).
 
     Args:
-        keys: Usually "pred".
-        method: One of `network.METHODS`.
-        classes: Names of the K classes.
-        temperature: Of the calibration; 1 leaves the logits as they are.
         preprocess: As in the pipeline.
         ref_image: Key of the preprocessed image, whose metadata name its file.
     """

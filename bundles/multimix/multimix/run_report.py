@@ -64,15 +64,8 @@ def write_run_report(
 ) -> None:
     """Draw the figures of a run and write its report, one page with everything in it.
 
-    Args:
-        output_dir: Folder of the run.
-        parts: The evaluated sections.
-        outcomes: What the network says of each.
-        probabilities: Of the classes, N x K of each section, after calibration if there was one; none without classes.
-        raw_probabilities: Before.
-        network: With the weights, for saliency maps.
-        device: Where it is.
-        run: As of `RunPage`.
+    The probabilities are of the classes, N x K of each section, after calibration if there was one, and before (raw);
+    none without classes. `run` is as of `RunPage`.
     """
     page = RunPage(output_dir, **run)
     folder, metrics = page.folder, page.metrics

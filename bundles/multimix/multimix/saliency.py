@@ -9,18 +9,11 @@ NEGATIVE_SLOPE = 0.2  # of the network's LeakyReLU
 
 
 def saliency_map(scores: Callable[[torch.Tensor], torch.Tensor], image: torch.Tensor) -> torch.Tensor:
-    """Absolute gradient of each image's winning class score with respect to the image.
+    """Absolute gradient of each image's winning class score with respect to the image: B x 1 x H x W both, detached.
 
     No gradient of a parameter is computed or changed, no random number is drawn, and no gradient flows back through
     the map. It is computed in single precision under AMP too (half would lose most of it), inside `torch.no_grad()`
-    and `torch.inference_mode()` too.
-
-    Args:
-        scores: Images B x 1 x H x W to logits B x K, each image on its own (no batch norm), without dropout.
-        image: B x 1 x H x W.
-
-    Returns:
-        B x 1 x H x W, at least 0, detached.
+    and `torch.inference_mode()` too. `scores` makes logits B x K, each image on its own (no batch norm), without dropout.
     """
     with torch.inference_mode(False), torch.enable_grad(), torch.autocast(image.device.type, enabled=False):
         precision = torch.promote_types(image.dtype, torch.float32)
@@ -43,18 +36,9 @@ def encode_with_saliency(
     """The encoder, its classification branch and the saliency map without automatic differentiation.
 
     The backward pass is written out, operator by operator, so that TorchScript and ONNX files can hold it: equal to
-    `saliency_map` up to rounding. No dropout.
-
-    Args:
-        image: B x 1 x H x W, H and W multiples of 32.
-        convolutions: Weights of the blocks' 3 x 3 convolutions, two of each block, shallow to deep.
-        weight: Of the branch's linear layer, K x C.
-        bias: Of the same, (K,).
-        negative_slope: Of the LeakyReLU.
-        epsilon: Of the InstanceNorm.
-
-    Returns:
-        The blocks' features, logits B x K, and the map B x 1 x H x W.
+    `saliency_map` up to rounding. No dropout. Of an image B x 1 x H x W, H and W multiples of 32, the blocks' features,
+    logits B x K, and the map B x 1 x H x W; by the weights of the 3 x 3 convolutions, two of each block, shallow to
+    deep, and those of the branch's linear layer, K x C and (K,).
     """
     features: list[torch.Tensor] = []
     normalised: list[torch.Tensor] = []

@@ -77,11 +77,8 @@ class StreamSet(Dataset):
     """Stored images of all streams, by positions in each.
 
     Gives a batch: each stream's images under its name, uint8 B x 1 x S x S; `mask` (uint8 B x 1 x S x S of 0 and 1, of
-    `mask_labelled`), `label` (int64 (B,), of `class_labelled`) and `hidden_label` (of `class_unlabelled`).
-
-    Args:
-        data: The data set; or the list that a program such as MONAI Label puts in its place.
-        loaded: The data set, which has that list's images.
+    `mask_labelled`), `label` (int64 (B,), of `class_labelled`) and `hidden_label` (of `class_unlabelled`). A program such
+    as MONAI Label puts a list in the place of `data`; its images are those of `loaded`.
     """
 
     def __init__(self, data: ChestData | Sequence[Any], loaded: ChestData) -> None:
@@ -117,11 +114,8 @@ class PartSet(Dataset):
     """Images of one section with what is known of them, by a list of positions.
 
     `image` uint8 B x 1 x S x S, `label` int64 (B,) or `UNKNOWN`, `mask` uint8 B x 1 x S x S of 0 and 1, or
-    `UNKNOWN_MASK` everywhere.
-
-    Args:
-        data: The section; or the list that a program such as MONAI Label puts in its place.
-        loaded: The section, which has that list's images, if it is such a list.
+    `UNKNOWN_MASK` everywhere. A program such as MONAI Label puts a list in the place of `data`; its images are those of
+    `loaded`.
     """
 
     def __init__(self, data: Part | Sequence[Any], loaded: Part | None = None) -> None:

@@ -16,11 +16,6 @@ class PrepareStreams:
     """Stored batches to the network's streams and the loss's targets, augmented on the device.
 
     What is drawn depends on the seed, the epoch, the step and the rank alone.
-
-    Args:
-        mask_augment: One of `augment.AUGMENTATIONS`, for the images with a mask, together with it.
-        class_augment: The same for the labelled images for classification.
-        seed: Of the random changes.
     """
 
     def __init__(self, *, mask_augment: str = "none", class_augment: str = "weak", seed: int = 0) -> None:
@@ -58,11 +53,7 @@ class PrepareStreams:
 
 
 class MultiMixStep:
-    """`iteration_update` of a `SupervisedTrainer`: its own step, on the streams of that epoch and iteration.
-
-    Args:
-        prepare: A `PrepareStreams`.
-    """
+    """`iteration_update` of a `SupervisedTrainer`: its own step, on the streams of that epoch and iteration."""
 
     def __init__(self, prepare: PrepareStreams) -> None:
         self.prepare = prepare

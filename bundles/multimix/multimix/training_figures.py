@@ -36,14 +36,7 @@ _UNLABELLED_LOSSES = {
 
 
 def save_pseudo_labels(path: Path, *, history: History) -> Path:
-    """What the unlabelled images contributed over the epochs.
-
-    Args:
-        path: PNG file to write.
-        history: rows of ``history.csv`` with ``epoch`` and any of ``train_pseudo_label_share`` (of the unlabelled
-            images, above the confidence threshold), ``train_pseudo_label_accuracy`` (of those, where labels are
-            known), ``train_pseudo_label_loss`` and ``train_kl_loss``.
-    """
+    """What the unlabelled images contributed over the epochs: pseudo-labels and losses, as far as the history has them."""
     epochs = series(history, "epoch")
     shares = {label: series(history, key) for key, label in _SHARES.items()}
     losses = {label: series(history, key) for key, label in _UNLABELLED_LOSSES.items()}

@@ -10,12 +10,8 @@ class Preprocess:
     """Grey picture of any size to the network's square of `image_size` pixels, kept as uint8.
 
     Rounded to uint8 once, after the resizing, so that what is kept in memory is small and training, evaluation and
-    inference see the same values. The network's input is these values divided by 255.
-
-    Args:
-        image_size: Pixels a side.
-        keep_aspect: Whether a picture that is not square is padded with black to a square, centred. If not, it is
-            squeezed.
+    inference see the same values. The network's input is these values divided by 255. With `keep_aspect` a picture that
+    is not square is padded with black to a square, centred; otherwise it is squeezed.
     """
 
     def __init__(self, *, image_size: int, keep_aspect: bool = True) -> None:
