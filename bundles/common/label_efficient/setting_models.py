@@ -7,6 +7,8 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, ValidationError, field_validator
 from pydantic.fields import FieldInfo
 
+from label_efficient.engine.schedules import LR_SCHEDULES
+
 METHOD, DATA, TRAINING, RUN = "method", "data", "training", "run"
 
 ClassWeights = Literal["none", "balanced"] | Annotated[Sequence[float], Field(min_length=1)]
@@ -224,6 +226,12 @@ class InferenceSettings(_AnyRun):
 KeepAspect = Annotated[bool, setting("pad to a square with black; false squeezes", DATA)]
 AverageDecay = Annotated[
     float, setting("of the moving average of the weights, such as 0.99 per step; 0: none", TRAINING, ge=0, lt=1)
+]
+LrSchedule = Annotated[
+    str,
+    setting(
+        "`one_cycle`: up from 1/25 in the first quarter of the run, down along a cosine", TRAINING, options=LR_SCHEDULES
+    ),
 ]
 LrStep = Annotated[
     int, setting("epochs between the steps of `step`", TRAINING, ge=1, only_with=("lr_schedule", ["step"]))

@@ -3,7 +3,6 @@
 from collections.abc import Mapping
 from typing import Any
 
-from label_efficient.engine.schedules import LR_SCHEDULES
 from label_efficient.networks.backbones import BACKBONES, check_image_size
 from label_efficient.setting_models import (
     DATA,
@@ -13,6 +12,7 @@ from label_efficient.setting_models import (
     ClassifierTraining,
     InferenceSettings,
     LrFactor,
+    LrSchedule,
     LrStep,
     setting,
 )
@@ -64,10 +64,7 @@ class Training(ClassifierTraining):
         options=AUGMENTATIONS,
     )  # fmt: skip
     learning_rate: float = setting("of SGD", TRAINING, gt=0)
-    lr_schedule: str = setting(
-        "`one_cycle`: up from 1/25 in the first quarter of the run, down along a cosine", TRAINING,
-        options=LR_SCHEDULES,
-    )  # fmt: skip
+    lr_schedule: LrSchedule
     lr_step: LrStep
     lr_factor: LrFactor
     momentum: float = setting("of SGD", TRAINING, ge=0, lt=1)

@@ -66,7 +66,7 @@ def save_boundaries(
     references: Sequence[np.ndarray],
     captions: Sequence[str],
 ) -> Path:
-    """Images, uint8 H x W each of its own size, with the outlines of the predicted and the reference mask, bool H x W."""
+    """Images, uint8 H x W each of its own size, with the outlines of the predicted and reference mask, bool H x W."""
     from matplotlib.lines import Line2D
 
     figure, panels = new_sheet([[image] for image in images], captions, columns=4, width=2.1, above=0.3)

@@ -58,7 +58,7 @@ def move(mapping: Callable[[float, int, int], Matrix], sample: Sample, magnitude
 def sampling_grid(matrix: Matrix, image: torch.Tensor) -> torch.Tensor:
     """Where each output pixel is taken from, as `grid_sample` wants it: 1 x H x W x 2 for an image 1 x H x W.
 
-    By the matrix (a, b, c, d, e, f) the output pixel (x, y) is taken from (ax + by + c, dx + ey + f), in pixels from the
+    By the matrix (a, b, c, d, e, f) output pixel (x, y) is taken from (ax + by + c, dx + ey + f), in pixels from the
     picture's centre, x to the right and y downwards.
     """
     a, b, c, d, e, f = matrix

@@ -13,7 +13,7 @@ def saliency_map(scores: Callable[[torch.Tensor], torch.Tensor], image: torch.Te
 
     No gradient of a parameter is computed or changed, no random number is drawn, and no gradient flows back through
     the map. It is computed in single precision under AMP too (half would lose most of it), inside `torch.no_grad()`
-    and `torch.inference_mode()` too. `scores` makes logits B x K, each image on its own (no batch norm), without dropout.
+    and `torch.inference_mode()` too. `scores` makes logits B x K, each image alone (no batch norm), without dropout.
     """
     with torch.inference_mode(False), torch.enable_grad(), torch.autocast(image.device.type, enabled=False):
         precision = torch.promote_types(image.dtype, torch.float32)

@@ -3,7 +3,6 @@
 from collections.abc import Mapping
 from typing import Any
 
-from label_efficient.engine.schedules import LR_SCHEDULES
 from label_efficient.setting_models import (
     DATA,
     RUN,
@@ -13,6 +12,7 @@ from label_efficient.setting_models import (
     InferenceSettings,
     KeepAspect,
     LrFactor,
+    LrSchedule,
     LrStep,
     TrainingSettings,
     setting,
@@ -68,10 +68,7 @@ class Training(TrainingSettings):
         "null: one pass over the unlabelled images for classification, or else over the longest stream", TRAINING, ge=1
     )
     batch_size: int = setting("images of each stream per step and process", TRAINING, ge=1)
-    lr_schedule: str = setting(
-        "`one_cycle`: up from 1/25 in the first quarter of the run, down along a cosine", TRAINING,
-        options=LR_SCHEDULES,
-    )  # fmt: skip
+    lr_schedule: LrSchedule
     lr_step: LrStep
     lr_factor: LrFactor
     pretrained: bool = setting("first weights: the released ones", TRAINING)

@@ -77,7 +77,7 @@ class StreamSet(Dataset):
     """Stored images of all streams, by positions in each.
 
     Gives a batch: each stream's images under its name, uint8 B x 1 x S x S; `mask` (uint8 B x 1 x S x S of 0 and 1, of
-    `mask_labelled`), `label` (int64 (B,), of `class_labelled`) and `hidden_label` (of `class_unlabelled`). A program such
+    `mask_labelled`), `label` (int64 (B,), of `class_labelled`), `hidden_label` (of `class_unlabelled`). A program such
     as MONAI Label puts a list in the place of `data`; its images are those of `loaded`.
     """
 

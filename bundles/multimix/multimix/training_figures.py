@@ -36,7 +36,7 @@ _UNLABELLED_LOSSES = {
 
 
 def save_pseudo_labels(path: Path, *, history: History) -> Path:
-    """What the unlabelled images contributed over the epochs: pseudo-labels and losses, as far as the history has them."""
+    """What the unlabelled images contributed by epoch: pseudo-labels and losses, as far as the history has them."""
     epochs = series(history, "epoch")
     shares = {label: series(history, key) for key, label in _SHARES.items()}
     losses = {label: series(history, key) for key, label in _UNLABELLED_LOSSES.items()}
