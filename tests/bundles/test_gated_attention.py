@@ -413,7 +413,7 @@ def test_weights_of_another_bundle_or_an_incomplete_description_are_not_served(c
     says(refused(part, run, "network_def"), "model.json", "method", "window_box", "missing")
 
 
-@pytest.mark.slow
+@pytest.mark.release
 def test_in_the_demo_the_fusion_beats_the_global_branch(case, tmp_path):
     config = f"bundles/{case.name}/configs/train.json"
     done = command("training", "--config_file", config, "--output_dir", tmp_path / "out", cwd=ROOT)

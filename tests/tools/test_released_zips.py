@@ -10,8 +10,6 @@ from PIL import Image
 from releases.archive import build_archive, release_files
 from releases.trial import run_python, third_party_environment
 
-pytestmark = pytest.mark.slow
-
 IN_ONE_PROCESS = """
 import sys
 from importlib import import_module
@@ -66,6 +64,7 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.release
 @pytest.mark.parametrize("name", BUNDLES)
 def test_commands_from_another_folder(name: str, python: Path, unpacked: Path, pictures: Path, tmp_path: Path) -> None:
     configs = unpacked / name / "configs"
@@ -90,7 +89,7 @@ def test_commands_from_another_folder(name: str, python: Path, unpacked: Path, p
     assert not list((unpacked / name).rglob("__pycache__")) and not (unpacked / name / "runs").exists()
 
 
-@pytest.mark.xfail(strict=True, reason="a config finds its folder only under `monai.bundle run`")
+@pytest.mark.slow
 def test_all_in_one_process_without_a_path(python: Path, unpacked: Path, pictures: Path, tmp_path: Path) -> None:
     run_python(python, "-c", IN_ONE_PROCESS, str(unpacked), str(pictures), *BUNDLES, folder=tmp_path)
     for name in BUNDLES:
