@@ -362,7 +362,7 @@ def test_resuming_with_other_data_or_a_falling_rate_that_ends_elsewhere_is_refus
 # Through the command line
 
 
-@pytest.mark.slow
+@pytest.mark.release
 def test_the_demo_from_the_root_of_the_repository(case, tmp_path):
     """With a word of every kind after it: an override, a number, no flag at all for the rest."""
     settings = {"output_dir": tmp_path / "out", "max_epochs": 1, "num_workers": 1}
@@ -378,7 +378,7 @@ def test_the_demo_from_the_root_of_the_repository(case, tmp_path):
     assert metrics_of(tmp_path / "out")["settings"]["num_workers"] == 1
 
 
-@pytest.mark.slow
+@pytest.mark.release
 def test_a_copy_of_the_folder_alone_runs_from_another_directory(case, dataset, tmp_path):
     copy = tmp_path / "elsewhere" / case.name
     shutil.copytree(case.root, copy, ignore=shutil.ignore_patterns("runs", "__pycache__"))
