@@ -8,15 +8,14 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import make_data_lists
 import numpy as np
 import pytest
 from PIL import Image
 
+from label_efficient.data.mask_lists import read_datalist
+
 ROOT = Path(__file__).resolve().parents[2]
-
-import make_data_lists  # noqa: E402
-
-from label_efficient.data.mask_lists import read_datalist  # noqa: E402
 
 SECTIONS = ("training", "validation", "test")
 _seeds = iter(range(10**6))

@@ -8,15 +8,14 @@ from collections import Counter, defaultdict
 from pathlib import Path
 from typing import Any
 
+import make_data_lists
 import numpy as np
 import pytest
+from lists.packing import square
+from lists.splits import join_units, split_units
 from PIL import Image
 
 TOOLS = Path(__file__).resolve().parents[2] / "tools"
-
-import make_data_lists  # noqa: E402
-from lists.packing import square  # noqa: E402
-from lists.splits import join_units, split_units  # noqa: E402
 
 SECTIONS = ("training", "validation", "test")
 

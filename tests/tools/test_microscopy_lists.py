@@ -7,17 +7,16 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import make_data_lists
 import numpy as np
 import pytest
+from lists.near_duplicates import similar_pairs, thumbnail
 from PIL import Image, ImageEnhance
 from scipy.ndimage import gaussian_filter
 
 from label_efficient.data.class_lists import read_datalist
 
 TOOLS = Path(__file__).resolve().parents[2] / "tools"
-
-import make_data_lists  # noqa: E402
-from lists.near_duplicates import similar_pairs, thumbnail  # noqa: E402
 
 SECTIONS = ("training", "validation", "test")
 CLASSES = {"Benign": "b", "InSitu": "is", "Invasive": "iv", "Normal": "n"}

@@ -6,11 +6,10 @@ import os
 from pathlib import Path
 
 import pytest
+import render_tables
+import run_table
 
 ROOT = Path(__file__).resolve().parents[2]
-
-import render_tables  # noqa: E402
-import run_table  # noqa: E402
 
 METRICS = {
     "dataset": "retina",
