@@ -208,7 +208,7 @@ def test_run_on_tiny_sizes(tmp_path: Path, capsys: pytest.CaptureFixture) -> Non
     assert capsys.readouterr().out.count("\n") == 7
 
 
-@pytest.mark.slow
+@pytest.mark.release
 def test_loops_processes_and_commands(tmp_path: Path) -> None:
     rows = run_lsanet(tmp_path, "loops,step,step_memory,startup,cache_memory")
     assert [r["benchmark"] for r in rows] == [

@@ -144,7 +144,7 @@ def test_bars_are_those_agreed(monkeypatch: pytest.MonkeyPatch) -> None:
     }
 
 
-@pytest.mark.slow
+@pytest.mark.release
 def test_run_on_tiny_sizes(tmp_path: Path) -> None:
     output = tmp_path / "benchmark.csv"
     arguments = ["--image_sizes", "64", "--batch_size", "4", "--repeats", "1", "--device", "cpu"]

@@ -155,7 +155,7 @@ def test_another_zip_of_the_version_stays_unless_asked(
         assert [p.name for p in path.parent.iterdir()] == [path.name]
 
 
-@pytest.mark.slow
+@pytest.mark.release
 def test_a_prediction_that_differs_is_refused(repository: Path, tmp_path: Path) -> None:
     unpacked = tmp_path / "unpacked" / "lsanet"
     for inside, path in release_files(repository, "lsanet").items():

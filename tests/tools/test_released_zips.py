@@ -89,7 +89,7 @@ def test_commands_from_another_folder(name: str, python: Path, unpacked: Path, p
     assert not list((unpacked / name).rglob("__pycache__")) and not (unpacked / name / "runs").exists()
 
 
-@pytest.mark.slow
+@pytest.mark.release
 def test_all_in_one_process_without_a_path(python: Path, unpacked: Path, pictures: Path, tmp_path: Path) -> None:
     run_python(python, "-c", IN_ONE_PROCESS, str(unpacked), str(pictures), *BUNDLES, folder=tmp_path)
     for name in BUNDLES:
