@@ -7,9 +7,9 @@ from collections import UserList
 import pytest
 import torch
 from ignite.engine import Engine
+from label_efficient.evaluation.output_names import picture_names
 
 from label_efficient.evaluation.inference_writer import InferenceWriter
-from label_efficient.evaluation.output_names import picture_names
 
 
 class Writer(InferenceWriter):
