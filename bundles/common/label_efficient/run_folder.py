@@ -217,8 +217,8 @@ class RunFolder:
             own = {self.output_dir.resolve(), Path(marker.get("weights", "")).resolve()}
             if self.evaluated is not None and Path(self.evaluated).parent.resolve() not in own:
                 raise SettingsError(
-                    f"{self._shown} holds a training, and ckpt_path={str(self.evaluated)!r} are the weights of another: "
-                    "give another output_dir"
+                    f"{self._shown} holds a training, and ckpt_path={str(self.evaluated)!r} are the weights of "
+                    "another: give another output_dir"
                 )
         elif earlier != self.kind:
             raise SettingsError(
@@ -254,11 +254,12 @@ class RunFolder:
         ours = WEIGHTS if self.kind == "weights" else OUR_NAMES
         found = sorted(name for name in ours if name not in known and os.path.lexists(self.output_dir / name))
         if os.path.lexists(books) and not names.marker:
-            found += [] if (books.is_dir() and (books / "lock").exists()) or not os.listdir(books) else [BOOKS]
+            of_ours = books.is_dir() and ((books / "lock").is_file() or not os.listdir(books))
+            found += [] if of_ours else [BOOKS]
         if found or books.is_symlink():
             raise SettingsError(
-                f"{self._shown} holds {', '.join(found or [BOOKS])}, which no run of ours wrote and a run would replace: "
-                "give an empty or a new folder"
+                f"{self._shown} holds {', '.join(found or [BOOKS])}, which no run of ours wrote and a run would "
+                "replace: give an empty or a new folder"
             )
 
     def _refuse_stranger(self, name: str) -> None:
