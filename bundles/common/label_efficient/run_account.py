@@ -62,6 +62,7 @@ class Account:
                 name = _REMAINS.fullmatch(found.name)
                 if name and (folder / name[1]).as_posix() in self.names:
                     found.unlink()
+        self._write()  # without the line of a name that was cut off
 
     def leads_inside(self, name: str) -> bool:
         """Whether a file is reached without a link to another folder."""
