@@ -28,7 +28,7 @@ ROOT = Path(__file__).resolve().parents[2]
 CLASSES = ["dark", "middle", "light"]
 FILMS = ["clear", "opacity"]
 LEFT = """model.pt model.json checkpoint.pt history.csv metrics.json predictions.csv config.json tensorboard figures
-report.html train.log""".split()
+report.html train.log .run""".split()
 Content = dict[str, Any]
 
 
@@ -351,7 +351,11 @@ def same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
 
 
 def snapshot(folder: Path) -> dict[str, bytes]:
-    return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
+    return {
+        str(p.relative_to(folder)): p.read_bytes()
+        for p in sorted(folder.rglob("*"))
+        if p.is_file() and p.parent.name != ".run"
+    }
 
 
 def picture(path: Path) -> torch.Tensor:

@@ -179,8 +179,8 @@ def test_a_longer_run_continues_a_shorter_one(case, dataset, tmp_path):
 @pytest.mark.parametrize("case", ["lsanet"], indirect=True)
 def test_a_second_run_of_the_same_seed_is_the_same_and_replaces_the_first(case, dataset, tmp_path):
     histories = []
-    for seed in (0, 0, 1):
-        train(case, dataset, tmp_path / "out", seed=seed)
+    for seed, overwrite in ((0, False), (0, True), (1, True)):
+        train(case, dataset, tmp_path / "out", seed=seed, overwrite=overwrite)
         histories.append((tmp_path / "out" / "history.csv").read_bytes())
     assert histories[0] == histories[1] != histories[2]
 

@@ -150,8 +150,6 @@ def test_the_global_branch_alone_has_no_instances(pictures, tmp_path, caplog):
     caplog.set_level(logging.INFO)
     weights, network = _weights(tmp_path, method="global")
     out = tmp_path / "out"
-    out.mkdir()
-    (out / "instances.csv").write_text("of an earlier run")
     rows = _run(pictures / "sub", weights, out, overlays=True)
     with torch.no_grad():
         expected = network(load_image(pictures / "sub" / "strip.bmp")[None]).softmax(dim=1)[0]

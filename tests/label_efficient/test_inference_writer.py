@@ -9,7 +9,9 @@ import torch
 from ignite.engine import Engine
 
 from label_efficient.evaluation.inference_writer import InferenceWriter
-from label_efficient.evaluation.output_names import picture_names
+from label_efficient.output_names import picture_names
+from label_efficient.run_folder import RunFolder
+from label_efficient.settings import SettingsError
 
 
 class Writer(InferenceWriter):
@@ -21,7 +23,15 @@ class Writer(InferenceWriter):
 
     def job(self, index, place, batch):
         """The image's name."""
-        return lambda: self.drawn.append(self.names[self.files[index]])
+        return lambda: self.draw(self.run_folder.file(self.names[self.files[index]]))
+
+    def draw(self, path):
+        """Nothing of what is called impossible."""
+        if "impossible" in path.name:
+            raise OSError(36, "File name too long")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+        self.drawn.append(path.relative_to(self.run_folder.path).as_posix())
 
     def report(self, rows, bad):
         """What a report is given."""
@@ -32,9 +42,11 @@ class Batches(list):
     """A loader: batches, and the data set that they are of."""
 
 
-def run(tmp_path, files, errors, pred, batch_size=2):
+def run(tmp_path, files, errors, pred, batch_size=2, **options):
     """A run of an engine over files with given predictions."""
-    writer = Writer(output_dir=str(tmp_path), classes=["a", "b"], settings={"ckpt_path": "w.pt"})
+    writer = Writer(
+        run_folder=RunFolder(tmp_path, "inference", **options), classes=["a", "b"], settings={"ckpt_path": "w.pt"}
+    )
     writer.drawn = []
     batches = Batches(
         {"file": files[i : i + batch_size], "path": files[i : i + batch_size], "error": errors[i : i + batch_size]}
@@ -70,6 +82,25 @@ def test_nothing_readable_is_an_error_after_the_table(tmp_path):
     assert "torn" in (tmp_path / "predictions.csv").read_text()
 
 
+def test_a_name_that_nothing_can_be_written_to_costs_its_row(tmp_path):
+    files = ["a.png", "impossible.png", "caf\udce9.png"]
+    writer, rows = run(tmp_path, files, [""] * 3, [[0.6, 0.4], [0.0, 1.0], [0.3, 0.7]])
+    assert [row["pred"] for row in rows] == ["a", "", "b"] and rows[2]["file"] == "caf\\udce9.png"
+    assert "File name too long" in rows[1]["error"] and writer.reported[2] == ["a.png", "caf\udce9.png"]
+    assert writer.drawn == ["a.png.png", "caf%E9.png.png"]
+
+
+def test_an_earlier_run_goes_with_all_of_its_pictures_once_there_are_predictions(tmp_path):
+    run(tmp_path, ["a.png"], [""], [[0.6, 0.4]])
+    with pytest.raises(SettingsError, match="overwrite=true replaces it once the new one has predictions"):
+        run(tmp_path, ["b.png"], [""], [[0.6, 0.4]])
+    with pytest.raises(ValueError, match="none of the 1 files"):
+        run(tmp_path, ["b.png"], ["torn"], [[0.6, 0.4]], overwrite=True)
+    assert (tmp_path / "a.png.png").is_file() and "a.png" in (tmp_path / "predictions.csv").read_text()
+    run(tmp_path, ["b.png"], [""], [[0.6, 0.4]], overwrite=True)
+    assert sorted(p.name for p in tmp_path.iterdir()) == [".run", "b.png.png", "inference.log", "predictions.csv"]
+
+
 def test_outputs_that_are_not_finite_are_refused(tmp_path):
     with pytest.raises(ValueError, match="outputs are not finite"):
         run(tmp_path, ["x.png"], [""], [[float("nan"), 0.5]])
@@ -81,8 +112,8 @@ def test_outputs_that_are_not_finite_are_refused(tmp_path):
     [
         (["a/b.png", "c.JPEG", "a.png", "a.jpg"], ["a/b.png.png", "c.JPEG.png", "a.png.png", "a.jpg.png"]),
         (["/data/x.png", "../../y.png"], ["data/x.png.png", "y.png.png"]),
-        (["../x.png", "x.png", "1_x.png"], ["1_x.png.png", "2_x.png.png", "3_1_x.png.png"]),
-        (["A.png", "a.png", "b/c.png"], ["1_A.png.png", "2_a.png.png", "b/3_c.png.png"]),
+        (["../x.png", "x.png", "1_x.png"], ["x.png.png", "b74f9ac89822-x.png.png", "1_x.png.png"]),
+        (["A.png", "a.png", "b/c.png"], ["A.png.png", "862ef84bc0ec-a.png.png", "b/c.png.png"]),
         ([], []),
     ],
 )

@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from PIL import Image
 
+from label_efficient.run_folder import RunFolder
 from lsanet.inference import PredictionWriter
 from lsanet.shipped import NodeInferer
 from lsanet.transforms import Preprocess
@@ -16,7 +17,7 @@ def test_no_overlay_lands_beside_a_file_that_a_list_names_by_its_whole_path(tmp_
     picture.parent.mkdir()
     Image.fromarray(np.zeros((8, 12, 3), np.uint8)).save(picture)
     writer = PredictionWriter(
-        output_dir=str(tmp_path / "out"),
+        run_folder=RunFolder(tmp_path / "out", "inference"),
         network=torch.nn.Identity(),
         inferer=NodeInferer(),
         preprocess=Preprocess(image_size=8, keep_aspect=True, mean=(0.5,) * 3, std=(0.5,) * 3),

@@ -178,7 +178,7 @@ def test_mask_of_dicom_is_nifti_with_the_affine_of_its_tags(tmp_path, tags, spac
         (["A.png", "a.tif"], ["A.png.png", "a.tif.png"]),
         (["a.png", "a.jpg", "a.png.png"], ["a.png.png", "a.jpg.png", "a.png.png.png"]),
         (["/data/x.png", "../../y.png"], ["data/x.png", "y.png"]),
-        (["../x.png", "x.png"], ["1_x.png.png", "2_x.png.png"]),
+        (["../x.png", "x.png", "x.png.png"], ["x.png.png", "b74f9ac89822-x.png.png", "x.png.png.png"]),
         (["p.1.2.png"], ["p.1.2.png"]),
     ],
 )
@@ -342,7 +342,7 @@ def test_temperature_beside_the_weights_is_applied(pictures, tmp_path):
     plain = float(_run(pictures / "sub", weights, tmp_path / "out")[0]["p_NORMAL"])
     same: dict[str, Any] = dict.fromkeys(("nll_before", "nll_after", "ece_before", "ece_after"), 0.5)
     write_calibration(tmp_path / "calibration.json", {"temperature": 3.0, "fitted_on": "validation", "n": 9, **same})
-    calibrated = float(_run(pictures / "sub", weights, tmp_path / "out")[0]["p_NORMAL"])
+    calibrated = float(_run(pictures / "sub", weights, tmp_path / "calibrated")[0]["p_NORMAL"])
     logit = np.log(plain / (1 - plain))
     assert calibrated == pytest.approx(1 / (1 + np.exp(-logit / 3)), abs=5e-6) and calibrated != plain
 

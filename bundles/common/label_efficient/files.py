@@ -33,9 +33,12 @@ def write_whole(path: str | Path, write: Callable[[BinaryIO], Any]) -> None:
 
 
 def write_json(path: str | Path, content: Any) -> None:
-    """Write JSON, whole or not at all. NaN becomes null: it is not JSON. Other objects become their text."""
+    """Write JSON, whole or not at all. NaN becomes null: it is not JSON. Other objects become their text.
+
+    A name that is not UTF-8 is escaped, as in `write_csv`.
+    """
     text = json.dumps(_json_safe(content), indent=2, ensure_ascii=False)
-    write_whole(path, lambda file: file.write((text + "\n").encode()))
+    write_whole(path, lambda file: file.write((text + "\n").encode(errors="backslashreplace")))
 
 
 def _json_safe(value: Any) -> Any:
@@ -58,7 +61,7 @@ def write_csv(path: str | Path, rows: Sequence[Mapping[str, Any]], columns: Sequ
     writer = csv.DictWriter(text, columns, restval="", lineterminator="\n")
     writer.writeheader()
     writer.writerows([{k: "" if v is None else v for k, v in row.items()} for row in rows])
-    write_whole(path, lambda file: file.write(text.getvalue().encode()))
+    write_whole(path, lambda file: file.write(text.getvalue().encode(errors="backslashreplace")))
 
 
 def read_json(path: str | Path, what: str) -> Any:

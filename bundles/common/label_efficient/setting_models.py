@@ -120,7 +120,12 @@ class _AnyRun(SettingsModel):
     )  # fmt: skip
     num_workers: int = setting("threads that read files", RUN, default="cores, at most 8", ge=0)
     output_dir: str = setting(
-        "where everything is written", RUN, default="`runs/<dataset>-<method>` in the bundle", min_length=1
+        "where everything is written; nothing there that no run wrote is replaced", RUN,
+        default="`runs/<dataset>-<method>` in the bundle, with a number where a run is; the latest with `resume`",
+        min_length=1,
+    )  # fmt: skip
+    overwrite: bool = setting(
+        "replace an earlier run in `output_dir` once there is a model (inference: predictions) to take its place", RUN
     )
 
     @field_validator("device")
@@ -167,6 +172,8 @@ class TrainingSettings(_AnyRun):
         problems = super().broken_rules(changed)
         if self.pretrained and self.ckpt_path is not None:
             problems.append("pretrained and ckpt_path are two kinds of first weights: give one")
+        if self.resume and self.overwrite:
+            problems.append("resume continues an earlier run and overwrite replaces it: give one")
         if self.dataset == "demo" and self.dataset_dir is not None:
             problems.append("dataset_dir has no effect with dataset='demo': give dataset too")
         if self.val_interval > self.max_epochs:
@@ -218,8 +225,9 @@ class InferenceSettings(_AnyRun):
         min_length=1,
     )  # fmt: skip
     output_dir: str = setting(
-        "where everything is written", RUN, default="`runs/inference` in the bundle", min_length=1
-    )
+        "where everything is written; nothing there that no run wrote is replaced", RUN,
+        default="`runs/inference` in the bundle, with a number where predictions are", min_length=1,
+    )  # fmt: skip
     contact_sheet: int = setting("number of least certain images shown", RUN, ge=0)
 
 

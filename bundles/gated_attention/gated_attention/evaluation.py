@@ -105,7 +105,7 @@ class Evaluation(ClassifierEvaluation):
     def report(self, metrics: Mapping[str, Any], raw: Mapping[str, Outcome], outcomes: Mapping[str, Outcome]) -> None:
         """Draw the figures and write the report of the test images, before and after calibration."""
         write_run_report(
-            self.output_dir,
+            self.run_folder,
             **self.reported(metrics),
             raw=raw["test"],
             calibrated=outcomes["test"],

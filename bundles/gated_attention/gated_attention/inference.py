@@ -83,7 +83,7 @@ class PredictionWriter(InferenceWriter):
         return partial(self._draw, self.files[index], batch["image"][place], own)
 
     def _draw(self, file: str, image: torch.Tensor, found: dict[str, torch.Tensor]) -> None:
-        save_picture(self.output_dir / "attention" / self.names[file], self.pictures.draw(image, found))
+        save_picture(self.run_folder.file(f"attention/{self.names[file]}"), self.pictures.draw(image, found))
 
     def complete(self, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
         """The rows as they are; `instances.csv` is written."""
@@ -91,7 +91,7 @@ class PredictionWriter(InferenceWriter):
         good = [index for index, error in enumerate(self.errors) if not error]
         instances = [row for index in good for row in instance_rows(self.files[index], index, self.joined)]
         # Also without rows: the table of an earlier run must not stay beside the predictions of this one.
-        write_csv(self.output_dir / "instances.csv", instances, INSTANCE_COLUMNS)
+        write_csv(self.run_folder.file("instances.csv"), instances, INSTANCE_COLUMNS)
         if "instance_boxes" not in self.joined:
             logger.info("the weights are of the global branch alone (method='global'): instances.csv has no rows")
         return rows
@@ -99,7 +99,7 @@ class PredictionWriter(InferenceWriter):
     def report(self, rows: list[dict[str, Any]], bad: list[tuple[str, str]]) -> None:
         """The classes, the least certain images, where the network looked in them, bad files."""
         write_inference_report(
-            self.output_dir,
+            self.run_folder,
             rows=rows,
             classes=self.classes,
             least_certain=[(rows[index], self.paths[index]) for index in self.least_certain(self.contact_sheet)],

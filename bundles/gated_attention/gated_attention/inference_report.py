@@ -1,7 +1,6 @@
 """The page that inference leaves: classes, the least certain images, where the network looked, bad files."""
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from PIL import Image
@@ -14,6 +13,7 @@ from label_efficient.report.inference_sections import (
     write_inference_page,
 )
 from label_efficient.report.page import figure, section
+from label_efficient.run_folder import RunFolder
 
 from .instance_figures import save_picture, small_picture
 
@@ -27,7 +27,7 @@ _HOW_TO_READ = (
 
 
 def write_inference_report(
-    output_dir: Path,
+    run_folder: RunFolder,
     *,
     rows: Sequence[Mapping[str, Any]],
     classes: Sequence[str],
@@ -43,12 +43,12 @@ def write_inference_report(
     sections = [classes_section(rows, classes)]
     if least_certain:
         images = [small_picture(read_image(file), _SHEET_PIXELS) for _, file in least_certain]
-        sections.append(least_certain_section(output_dir, images, [caption_of(row) for row, _ in least_certain]))
+        sections.append(least_certain_section(run_folder, images, [caption_of(row) for row, _ in least_certain]))
     if looks:
         figures = []
         for number, (row, picture) in enumerate(looks, start=1):
-            path = output_dir / "figures" / f"attention_{number}.png"
+            path = run_folder.file(f"figures/attention_{number}.png")
             save_picture(path, picture)
             figures.append(figure(path, caption_of(row, ": ")))
         sections.append(section("Where the network looked", _HOW_TO_READ, *figures))
-    write_inference_page(output_dir, bundle="Gated attention", sections=sections, **page)
+    write_inference_page(run_folder, bundle="Gated attention", sections=sections, **page)

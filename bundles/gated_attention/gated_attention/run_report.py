@@ -1,7 +1,6 @@
 """Figures and `report.html` of a run of the gated attention bundle."""
 
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,6 +20,7 @@ from label_efficient.report.classifier_sections import (
     hardest_section,
 )
 from label_efficient.report.page import Section, figure, gallery, section, table, thumbnail
+from label_efficient.run_folder import Folder, RunFolder
 
 from .coverage import CoverageResult, save_coverage
 from .instance_figures import InstancePictures, save_picture
@@ -30,7 +30,7 @@ NUM_LOOKED_AT = 12
 
 
 def write_run_report(
-    output_dir: Path,
+    run_folder: RunFolder,
     *,
     raw: Outcome,
     calibrated: Outcome,
@@ -46,7 +46,7 @@ def write_run_report(
     attention and instances (see `shipped.look_at`); `picture` gives a test image as stored, by its position; `run` is
     as of `RunPage`.
     """
-    page = RunPage(output_dir, **run)
+    page = RunPage(run_folder, **run)
     folder, settings, metrics = page.folder, page.settings, page.metrics
     shown = ClassifiedImages.of_test(
         page.data,
@@ -80,7 +80,7 @@ def _branches_section(metrics: Mapping[str, Any]) -> Section:
 
 
 def _attention_section(
-    folder: Path, shown: ClassifiedImages, looked: Mapping[str, torch.Tensor], instance_pictures: InstancePictures
+    folder: Folder, shown: ClassifiedImages, looked: Mapping[str, torch.Tensor], instance_pictures: InstancePictures
 ) -> Section:
     """Where the network looked in some test images of every class, in turn."""
     classes, targets = shown.classes, shown.targets
@@ -109,7 +109,7 @@ def _stacked(pictures: Sequence[Image.Image]) -> Image.Image:
     return canvas
 
 
-def _coverage_section(folder: Path, coverage: CoverageResult, remarks: Sequence[str]) -> Section:
+def _coverage_section(folder: Folder, coverage: CoverageResult, remarks: Sequence[str]) -> Section:
     path = folder / "coverage.png"
     save_coverage(path, result=coverage)
     rows = coverage.rows()

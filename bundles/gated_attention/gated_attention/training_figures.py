@@ -6,6 +6,7 @@ from typing import Any
 
 from label_efficient.report.drawing import new_figure, save_figure
 from label_efficient.report.history_figures import History, draw_history, epoch_axis, legend_below, lines, series
+from label_efficient.run_folder import Folder
 
 LOSSES = {
     "train_loss": "total",
@@ -21,7 +22,7 @@ METRICS = {
 }
 
 
-def draw_training(folder: Path, *, history: History, metrics: Mapping[str, Any]) -> dict[Path, str]:
+def draw_training(folder: Folder, *, history: History, metrics: Mapping[str, Any]) -> dict[Path, str]:
     """Draw what `history.csv` has of a training; the files and their captions."""
     drawn = draw_history(folder, history, metrics, LOSSES, METRICS)
     if "train_lambda" in history[-1]:

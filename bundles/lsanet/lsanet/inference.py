@@ -65,7 +65,7 @@ class PredictionWriter(InferenceWriter):
 
     def _write_overlay(self, index: int, heat: np.ndarray) -> None:
         original = read_image(self.paths[index])
-        place = self.output_dir / "saliency" / self.names[self.files[index]]
+        place = self.run_folder.file(f"saliency/{self.names[self.files[index]]}")
         save_overlay(place, image=original, heat=self._unpad(heat, original.shape))
 
     def _unpad(self, heat: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
@@ -82,8 +82,8 @@ class PredictionWriter(InferenceWriter):
         sections = [classes_section(rows, self.classes)]
         if chosen := self.least_certain(self.contact_sheet):
             images, captions = [read_image(self.paths[i]) for i in chosen], [caption_of(rows[i]) for i in chosen]
-            sections.append(least_certain_section(self.output_dir, images, captions))
-        write_inference_page(self.output_dir, bundle="LSANet", sections=sections, bad=bad, settings=self.settings)
+            sections.append(least_certain_section(self.run_folder, images, captions))
+        write_inference_page(self.run_folder, bundle="LSANet", sections=sections, bad=bad, settings=self.settings)
 
 
 def class_activation(network: Backbone | NodeEnsemble, image: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:

@@ -1,7 +1,6 @@
 """Figures and `report.html` of a run of the lsanet bundle."""
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,12 +14,13 @@ from label_efficient.report.classifier_sections import (
     figures_section,
     hardest_section,
 )
+from label_efficient.run_folder import RunFolder
 
 from .training_figures import draw_training
 
 
 def write_run_report(
-    output_dir: Path,
+    run_folder: RunFolder,
     *,
     probabilities: np.ndarray,
     raw_probabilities: np.ndarray,
@@ -29,7 +29,7 @@ def write_run_report(
     **run: Any,
 ) -> None:
     """Draw a run's figures and write its report: of the test images as of `ClassifiedImages`, `run` as of `RunPage`."""
-    page = RunPage(output_dir, **run)
+    page = RunPage(run_folder, **run)
     folder, metrics = page.folder, page.metrics
     shown = ClassifiedImages.of_test(
         page.data,

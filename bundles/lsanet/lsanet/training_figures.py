@@ -8,6 +8,7 @@ import numpy as np
 
 from label_efficient.report.drawing import MUTED, new_figure, save_figure
 from label_efficient.report.history_figures import History, draw_history, epoch_axis, legend_below, lines, series
+from label_efficient.run_folder import Folder
 
 from .layer_attention import largest_ratio
 
@@ -20,7 +21,7 @@ LOSSES = {
 METRICS = {"val_auc": "AUC", "val_acc": "accuracy"}
 
 
-def draw_training(folder: Path, *, history: History, metrics: Mapping[str, Any]) -> dict[Path, str]:
+def draw_training(folder: Folder, *, history: History, metrics: Mapping[str, Any]) -> dict[Path, str]:
     """Draw what there is of a training: the files and their captions."""
     settings, drawn = metrics["settings"], draw_history(folder, history, metrics, LOSSES, METRICS)
     # `handlers.LSAWeights` writes beta_<node>, beta_<node>_std and gate_<node> of every node, shallow to deep.

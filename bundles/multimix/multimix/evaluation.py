@@ -151,7 +151,7 @@ class Evaluation(RunEvaluation[ChestOutcome]):
         parts = {name: self.data.splits[name] for name in outcomes}
         if self.write_masks:
             write_masks(
-                self.output_dir / "masks",
+                self.run_folder.folder("masks"),
                 {name: parts[name] for name in self._beside_validation(outcomes)},
                 outcomes,
                 self.preprocess,
@@ -162,7 +162,7 @@ class Evaluation(RunEvaluation[ChestOutcome]):
             for found in (raw, outcomes)
         )
         write_run_report(
-            self.output_dir,
+            self.run_folder,
             **self.reported(metrics),
             parts=parts,
             outcomes=outcomes,

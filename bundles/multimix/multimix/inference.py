@@ -96,19 +96,21 @@ class PredictionWriter(InferenceWriter):
             shown = self.preprocess.restore(heat, height, width).clamp_min(0).numpy()
             # A map of few bright points has a percentile of 0.
             highest = float(np.percentile(shown, 99.5)) or float(shown.max()) or 1.0
-            save_overlay(self.output_dir / "saliency" / drawn, image=picture, heat=np.clip(shown / highest, 0, 1))
+            save_overlay(self.run_folder.file(f"saliency/{drawn}"), image=picture, heat=np.clip(shown / highest, 0, 1))
         if lung is None:
             return {}, None
         mask = original_mask(lung, self.preprocess, height, width)
         grid = read_grid(path)
-        write_mask(self.output_dir / "masks" / self.names[file], mask, grid)
+        write_mask(self.run_folder.file(f"masks/{self.names[file]}"), mask, grid)
         if self.overlays and picture is not None:
-            save_outline(self.output_dir / "overlays" / drawn, image=picture, mask=mask)
+            save_outline(self.run_folder.file(f"overlays/{drawn}"), image=picture, mask=mask)
         return {**lung_areas(mask, grid.spacing), "mask": f"masks/{self.names[file]}"}, preview_of(mask)
 
     def collect(self) -> tuple[int, Any]:
         """Keep the columns of the oldest job's image, and small masks of the least certain images."""
         index, result = super().collect()
+        if result is None:
+            return index, None
         self.mask_columns[index], preview = result
         if self.contact_sheet:
             heapq.heappush(self.previews, (self.uncertainty[index], -index, preview))
@@ -137,7 +139,7 @@ class PredictionWriter(InferenceWriter):
         previews = {-index: preview for _, index, preview in self.previews}
         chosen = self.least_certain(self.contact_sheet)
         write_inference_report(
-            self.output_dir,
+            self.run_folder,
             rows=rows,
             classes=self.classes,
             least_certain=[(rows[index], self.paths[index], previews[index]) for index in chosen],

@@ -2,7 +2,6 @@
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,6 +15,7 @@ from label_efficient.report.inference_sections import (
     write_inference_page,
 )
 from label_efficient.report.page import Section, section, table
+from label_efficient.run_folder import RunFolder
 
 from .mask_output import outline
 
@@ -30,7 +30,7 @@ def preview_of(mask: np.ndarray) -> np.ndarray:
 
 
 def write_inference_report(
-    output_dir: Path,
+    run_folder: RunFolder,
     *,
     rows: Sequence[Mapping[str, Any]],
     classes: Sequence[str],
@@ -49,8 +49,8 @@ def write_inference_report(
         sections.append(_lungs_section(good, empty))
     if least_certain:
         images = [_picture(file, preview) for _, file, preview in least_certain]
-        sections.append(least_certain_section(output_dir, images, [_caption(row) for row, _, _ in least_certain]))
-    write_inference_page(output_dir, bundle="MultiMix", sections=sections, **page)
+        sections.append(least_certain_section(run_folder, images, [_caption(row) for row, _, _ in least_certain]))
+    write_inference_page(run_folder, bundle="MultiMix", sections=sections, **page)
 
 
 def _lungs_section(rows: Sequence[Mapping[str, Any]], empty: Sequence[str]) -> Section:

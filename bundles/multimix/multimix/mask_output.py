@@ -4,7 +4,7 @@ import gzip
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path, PurePath
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,8 +12,8 @@ from PIL import Image, ImageColor
 from scipy import ndimage
 
 from label_efficient.data.images import IMAGE_SUFFIXES, _quiet
-from label_efficient.evaluation.output_names import inside_folder
 from label_efficient.files import write_whole
+from label_efficient.output_names import output_name, told_apart
 
 from .mask_figures import PREDICTED
 
@@ -143,20 +143,15 @@ def mask_names(files: Sequence[str]) -> dict[str, str]:
 
     The relative path with another ending: `.png` for pictures, `.nii.gz` for NIfTI and DICOM. Images that would share
     a mask file (`a.png` and `a.jpg`; also `A.png` and `a.png`, the same file to some systems) keep their ending before
-    it: `a.png.png`, `a.jpg.png`. Absolute paths and `..` are cut off; what is the same then is told apart by its place
-    in the list.
+    it: `a.png.png`, `a.jpg.png`. All are safe as of `output_name`; what is the same then is told apart by a checksum.
     """
-    inside = {file: inside_folder(file).as_posix() for file in dict.fromkeys(files)}
+    inside = {file: output_name(file) for file in files}
     full = {file: path + _mask_suffix(path) for file, path in inside.items()}
-    numbered = {
-        file: str(PurePath(name).with_name(f"{place}_{PurePath(name).name}"))
-        for place, (file, name) in enumerate(full.items(), start=1)
-    }
     names = {file: path[: len(path) - len(_ending(path))] + _mask_suffix(path) for file, path in inside.items()}
-    for longer in (full, full, numbered):  # twice: the first longer names may be those of others
+    for _ in range(2):  # the first longer names may be those of others
         shared = Counter(name.casefold() for name in names.values())
-        names = {file: longer[file] if shared[name.casefold()] > 1 else name for file, name in names.items()}
-    return names
+        names = {file: full[file] if shared[name.casefold()] > 1 else name for file, name in names.items()}
+    return told_apart(names)
 
 
 def _ending(path: str) -> str:

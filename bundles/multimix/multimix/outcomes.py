@@ -1,6 +1,5 @@
 """What the network says of a section of a data set: logits, masks, their figures; and the masks as files."""
 
-import shutil
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -12,6 +11,7 @@ import torch
 from label_efficient.data.images import read_image
 from label_efficient.data.list_checks import Entry
 from label_efficient.evaluation.run_evaluation import Outcome
+from label_efficient.run_folder import Folder
 
 from .data import Part
 from .losses import UNKNOWN
@@ -33,14 +33,13 @@ class ChestOutcome(Outcome):
 
 
 def write_masks(
-    folder: Path,
+    folder: Folder,
     parts: Mapping[str, Part],
     outcomes: Mapping[str, ChestOutcome],
     preprocess: Preprocess,
     num_workers: int,
 ) -> None:
-    """Write the predicted masks of sections at the size of the pictures; those of an earlier evaluation are removed."""
-    shutil.rmtree(folder, ignore_errors=True)
+    """Write the predicted masks of sections at the size of the pictures."""
     names = mask_names([entry.file for part in parts.values() for entry in part.entries])
     with ThreadPoolExecutor(max(num_workers, 1)) as pool:
         jobs = [

@@ -18,6 +18,7 @@ from label_efficient.report.classifier_sections import (
     hardest_section,
 )
 from label_efficient.report.page import Section, figure, section, table
+from label_efficient.run_folder import Folder, RunFolder
 
 from .data import ChestData, Part
 from .mask_figures import save_boundaries, save_dice_boxes, save_saliency
@@ -52,7 +53,7 @@ _MASK_LABELS = {
 
 
 def write_run_report(
-    output_dir: Path,
+    run_folder: RunFolder,
     *,
     parts: Mapping[str, Part],
     outcomes: Mapping[str, ChestOutcome],
@@ -67,7 +68,7 @@ def write_run_report(
     The probabilities are of the classes, N x K of each section, after calibration if there was one, and before (raw);
     none without classes. `run` is as of `RunPage`.
     """
-    page = RunPage(output_dir, **run)
+    page = RunPage(run_folder, **run)
     folder, metrics = page.folder, page.metrics
     sections = [_figures_section(metrics), _data_section(page.data), *page.training(draw_training)]
     if any(outcome.mask_rows for outcome in outcomes.values()):
@@ -128,7 +129,7 @@ def _labelled_images(
     )
 
 
-def _mask_section(folder: Path, parts: Mapping[str, Part], outcomes: Mapping[str, ChestOutcome]) -> Section:
+def _mask_section(folder: Folder, parts: Mapping[str, Part], outcomes: Mapping[str, ChestOutcome]) -> Section:
     scores: dict[str, list[float]] = {}
     for name, part in parts.items():
         for position, row in outcomes[name].mask_rows.items():
@@ -160,7 +161,9 @@ def _boundaries(path: Path, part: Part, outcome: ChestOutcome) -> Path:
     )
 
 
-def _saliency_section(folder: Path, shown: ClassifiedImages, network: ShippedMultiMix, device: torch.device) -> Section:
+def _saliency_section(
+    folder: Folder, shown: ClassifiedImages, network: ShippedMultiMix, device: torch.device
+) -> Section:
     chosen = sorted({int(i) for i in np.linspace(0, len(shown.files) - 1, NUM_SHOWN)})
     images = np.stack([shown.picture(i) for i in chosen])
     with torch.no_grad():

@@ -16,6 +16,7 @@ from label_efficient.report.history_figures import (
     log_if_wide,
     series,
 )
+from label_efficient.run_folder import Folder
 
 LOSSES = {
     "train_loss": "total",
@@ -54,7 +55,7 @@ def save_pseudo_labels(path: Path, *, history: History) -> Path:
     return save_figure(figure, path)
 
 
-def draw_training(folder: Path, *, history: History, metrics: Mapping[str, Any]) -> dict[Path, str]:
+def draw_training(folder: Folder, *, history: History, metrics: Mapping[str, Any]) -> dict[Path, str]:
     """Draw what `history.csv` has of a training; the files and their captions."""
     drawn = draw_history(folder, history, metrics, LOSSES, METRICS, "Losses (without their weights)")
     if "train_pseudo_label_share" in history[-1]:

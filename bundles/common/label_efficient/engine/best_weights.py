@@ -4,7 +4,6 @@ import logging
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -12,6 +11,7 @@ from ignite.engine import Engine, Events
 
 from label_efficient.engine.distributed import rank_and_size
 from label_efficient.networks.weights import save_model
+from label_efficient.run_folder import RunFolder
 
 logger = logging.getLogger(__name__)
 
@@ -27,7 +27,7 @@ class BestWeights:
         ValueError: At the end of an epoch whose metric is not finite.
     """
 
-    ckpt_dir: Path
+    run_folder: RunFolder
     shipped: torch.nn.Module
     validator: Engine
     key_metric: str
@@ -66,9 +66,12 @@ class BestWeights:
         self.best, self.without_improvement = value, 0
         if rank_and_size()[0] == 0:
             # A temperature fitted to other weights would go on changing the probabilities of these.
-            (self.ckpt_dir / "calibration.json").unlink(missing_ok=True)
+            weights = self.run_folder.weights
+            weights.forget("calibration.json")
             info = {**self.model_info, "best_epoch": engine.state.epoch, f"val_{self.key_metric}": value}
-            save_model(self.ckpt_dir / "model.pt", self.shipped.state_dict(), info)
+            weights.file("model.json")
+            save_model(weights.file("model.pt"), self.shipped.state_dict(), info)
+            self.run_folder.complete()
 
     def stops(self, engine: Engine) -> bool:
         """End the run if it has not got better for long enough; also one that is resumed where it had ended."""

@@ -21,7 +21,8 @@ logger = logging.getLogger(__name__)
 
 # A run may be resumed with other values of these settings of all bundles: they do not change what an epoch computes.
 FREE_ON_RESUME = frozenset(
-    "max_epochs resume output_dir ckpt_dir num_workers early_stop_patience dataset_dir device calibrate".split()
+    """max_epochs resume overwrite output_dir ckpt_dir num_workers early_stop_patience dataset_dir device
+    calibrate""".split()
 )
 
 

@@ -12,6 +12,7 @@ from ignite.engine import Engine, Events
 
 from label_efficient.engine.distributed import rank_and_size
 from label_efficient.files import write_csv
+from label_efficient.run_folder import RunFolder
 
 
 @dataclass(kw_only=True, eq=False)
@@ -21,13 +22,14 @@ class History:
     Args as of `records.RunRecord`. Rank 0 writes.
     """
 
-    output_dir: Path
+    run_folder: RunFolder
     optimizer: torch.optim.Optimizer
     validator: Engine
     val_interval: int
     rows: list[dict[str, Any]] = field(default_factory=list, init=False)
     learning_rate: float = field(default=0.0, init=False)
     _summary_writer: Any = field(default=None, init=False)
+    _to_show: list[dict[str, Any]] = field(default_factory=list, init=False)
 
     def state_dict(self) -> dict[str, Any]:
         """The rows."""
@@ -36,6 +38,7 @@ class History:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on after these rows."""
         self.rows = list(state["rows"])
+        self._to_show.clear()
 
     def attach(self, engine: Engine) -> None:
         """Register on the trainer, after the handlers whose metrics it records."""
@@ -56,23 +59,36 @@ class History:
             row |= _scalars("val", self.validator.state.metrics)
         self.rows.append(row)
         if rank_and_size()[0] == 0:
-            write_csv(self.output_dir / "history.csv", self.rows)
-            self._show(row if speed is None else row | {"train_images_per_second": speed})
+            write_csv(self.run_folder.file("history.csv"), self.rows)
+            self._to_show.append(row if speed is None else row | {"train_images_per_second": speed})
+            self._show()
 
-    def _show(self, row: Mapping[str, float]) -> None:
+    def _show(self) -> None:
+        if self.run_folder.earlier is not None:
+            return  # a writer cannot move to another folder
         if self._summary_writer is None:
-            from torch.utils.tensorboard import SummaryWriter
-
-            purge = row["epoch"] if len(self.rows) > 1 else None
-            self._summary_writer = SummaryWriter(str(self.output_dir / "tensorboard"), purge_step=purge)
-        for name, value in row.items():
-            if name != "epoch" and np.isfinite(value):
-                self._summary_writer.add_scalar(name.replace("_", "/", 1), value, row["epoch"])
+            self._summary_writer = self._open_writer(self._to_show[0]["epoch"])
+        for row in self._to_show:
+            for name, value in row.items():
+                if name != "epoch" and np.isfinite(value):
+                    self._summary_writer.add_scalar(name.replace("_", "/", 1), value, row["epoch"])
+        self._to_show.clear()
         self._summary_writer.flush()
+
+    def _open_writer(self, epoch: int) -> Any:
+        from torch.utils.tensorboard import SummaryWriter
+
+        suffix = f".{self.run_folder.id}"
+        folder = self.run_folder.file(f"tensorboard/{suffix}").parent
+        writer = SummaryWriter(str(folder), purge_step=epoch if epoch > 1 else None, filename_suffix=suffix)
+        writer.flush()
+        self.run_folder.account.add(f"tensorboard/{path.name}" for path in folder.glob(f"*{suffix}"))
+        return writer
 
     def _close(self, engine: Engine) -> None:
         if self._summary_writer is not None:
             self._summary_writer.close()
+            self._summary_writer = None
 
 
 def _scalars(prefix: str, metrics: Mapping[str, Any]) -> dict[str, float]:

@@ -14,7 +14,7 @@ def log_to_file(path: Path) -> None:
         if isinstance(handler, logging.FileHandler) and getattr(handler, "of_a_run", False):
             root.removeHandler(handler)
             handler.close()
-    handler = logging.FileHandler(path, encoding="utf-8")
+    handler = logging.FileHandler(path, encoding="utf-8", errors="backslashreplace")
     handler.of_a_run = True  # type: ignore[attr-defined]
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
     root.addHandler(handler)

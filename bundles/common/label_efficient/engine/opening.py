@@ -3,7 +3,6 @@
 import logging
 import os
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -11,6 +10,7 @@ import torch
 from label_efficient.engine.autocast import half_precision
 from label_efficient.engine.distributed import rank_and_size
 from label_efficient.engine.log import log_to_file, table
+from label_efficient.run_folder import RunFolder
 from label_efficient.settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -18,20 +18,21 @@ logger = logging.getLogger(__name__)
 
 @dataclass(kw_only=True)
 class Opening:
-    """Starts the log of a run, the file `log_name` in `output_dir`, and says what is about to happen."""
+    """Takes the folder of a run, starts its log, the file `log_name` there, and says what is about to happen."""
 
     data: Any
     settings: Settings
-    output_dir: str
+    run_folder: RunFolder
     device: str | torch.device
     log_name: str
 
     def show(self) -> None:
         """Log it, on rank 0."""
+        self.run_folder.open()
         if rank_and_size()[0] != 0:
             logging.getLogger().setLevel(logging.WARNING)
             return
-        log_to_file(Path(self.output_dir, self.log_name))
+        log_to_file(self.run_folder.file(self.log_name))
         if self.data.name == "demo":
             logger.info(
                 "SYNTHETIC DEMO DATA: the figures of this run say nothing about medical images. "
@@ -52,4 +53,5 @@ class Opening:
             half = {"cuda": "float16", "cpu": "bfloat16"}.get(device.type, "half precision")
             used = half if half_precision(amp, device) else "single precision, the faster one here"
             logger.info("amp=%s: %s", amp, used)
-        logger.info("output: %s", self.output_dir)
+        stays = ", where the earlier run stays until this one has a model" if self.run_folder.earlier else ""
+        logger.info("output: %s%s", self.run_folder.output_dir, stays)

@@ -3,7 +3,6 @@
 import logging
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,9 +13,9 @@ from label_efficient.engine.best_weights import BestWeights
 from label_efficient.engine.checkpoint import Checkpoint
 from label_efficient.engine.distributed import rank_and_size
 from label_efficient.engine.history import History
-from label_efficient.engine.output_dir import clear_output_dir
 from label_efficient.files import write_json
 from label_efficient.monai_bridge import config_being_parsed
+from label_efficient.run_folder import CHECKPOINTS, RunFolder
 from label_efficient.settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -24,10 +23,9 @@ logger = logging.getLogger(__name__)
 
 @dataclass(kw_only=True, eq=False)
 class RunRecord:
-    """Keeps a run's files in `output_dir`, whole at any moment, and resumes from them bit by bit.
+    """Keeps a run's files in its folder, whole at any moment, and resumes from them bit by bit.
 
     Args:
-        ckpt_dir: Folder of `model.pt`, usually the same as `output_dir`.
         network: The network that is trained, not wrapped.
         evaluated: The module that is validated, whose weights become `model.pt`: the network, its moving average, or a
             part of it.
@@ -37,8 +35,7 @@ class RunRecord:
         free_on_resume: Settings of the bundle's own that may be others in a resumed run.
     """
 
-    output_dir: Path
-    ckpt_dir: str
+    run_folder: RunFolder
     network: torch.nn.Module
     evaluated: torch.nn.Module
     optimizer: torch.optim.Optimizer
@@ -51,23 +48,22 @@ class RunRecord:
     free_on_resume: Collection[str] = ()
 
     def __post_init__(self) -> None:
-        self.output_dir = Path(self.output_dir)
         validated: Any = {"validator": self.validator, "val_interval": self.settings["val_interval"]}
+        validated["run_folder"] = self.run_folder
         self.best_weights = BestWeights(
-            ckpt_dir=Path(self.ckpt_dir),
             shipped=self.evaluated,
             key_metric=self.key_metric,
             model_info=self.model_info,
             early_stop_patience=self.settings["early_stop_patience"],
             **validated,
         )
-        self.history = History(output_dir=self.output_dir, optimizer=self.optimizer, **validated)
+        self.history = History(optimizer=self.optimizer, **validated)
         # What is there at the start: a trainer may be run more than once.
         self.at_start = {"best": self.best_weights.state_dict(), "history": self.history.state_dict()}
         parts = {"model": self.network, "optimizer": self.optimizer, "scheduler": self.scheduler}
         parts |= {"average": self.average, "best": self.best_weights, "history": self.history}
         self.checkpoint = Checkpoint(
-            path=self.output_dir / "checkpoint.pt",
+            path=self.run_folder.output_dir / CHECKPOINTS[0],
             parts={name: part for name, part in parts.items() if part is not None},
             settings=self.settings,
             data_sha256=self.model_info.get("data_sha256"),
@@ -79,8 +75,14 @@ class RunRecord:
         """Register on the trainer; after the handlers whose results it records."""
         engine.add_event_handler(Events.STARTED, self)
         # A run that is killed in between finds all of the epoch before in the checkpoint, which is written last.
-        for part in (self.best_weights, self.history, self.checkpoint):
-            part.attach(engine)
+        self.best_weights.attach(engine)
+        self.history.attach(engine)
+        engine.add_event_handler(Events.EPOCH_COMPLETED, self._place_checkpoint)
+        self.checkpoint.attach(engine)
+
+    def _place_checkpoint(self) -> None:
+        if rank_and_size()[0] == 0:
+            self.checkpoint.path, _ = map(self.run_folder.file, CHECKPOINTS)
 
     def __call__(self, engine: Engine) -> None:
         """Begin the record, or go on with that of the run that is resumed."""
@@ -89,18 +91,17 @@ class RunRecord:
             return
         self.best_weights.load_state_dict(self.at_start["best"])
         self.history.load_state_dict(self.at_start["history"])
-        rank, num_ranks = rank_and_size()
-        if rank == 0:
-            for remains in self.output_dir.glob(".*.tmp"):  # of a run that was killed while it wrote
-                remains.unlink()
-        if self.settings["resume"] and self.checkpoint.path.is_file():
+        self.run_folder.open()
+        if self.run_folder.resumes:
             self.checkpoint.restore(engine)
             self.best_weights.stops(engine)
-        elif rank == 0:
+        else:
             if self.settings["resume"]:
                 logger.warning("resume: no %s, starting at the first epoch", self.checkpoint.path)
-            clear_output_dir(self.output_dir, warn=self.settings.get("dataset") != "demo")
+            self.run_folder.restart()
+        rank, num_ranks = rank_and_size()
         if num_ranks > 1:
             dist.barrier()
         if rank == 0:
-            write_json(self.output_dir / "config.json", {"settings": self.settings, "config": self.config})
+            path = self.run_folder.file("config.json")
+            write_json(path, {"settings": self.settings, "config": self.config})

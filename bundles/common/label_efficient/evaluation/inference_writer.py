@@ -1,31 +1,35 @@
 """Inference on image files: what every bundle's handler collects and writes."""
 
+import errno
 import logging
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
 from ignite.engine import Engine, Events
 
 from label_efficient.engine.log import log_to_file
-from label_efficient.evaluation.output_names import picture_names
 from label_efficient.evaluation.predictions import prediction_rows
 from label_efficient.files import write_csv
+from label_efficient.output_names import picture_names, printable
+from label_efficient.run_folder import RunFolder
 from label_efficient.settings import Settings
 
 logger = logging.getLogger(__name__)
+
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)  # the next image would have none either
 
 
 @dataclass(kw_only=True, eq=False)
 class InferenceWriter(ABC):
     """Handler of the evaluator that writes `predictions.csv`, a report, and an image's own files while it runs.
 
-    An image's files (overlays, masks) are written in threads, once for a file that the list names twice.
+    An image's files (overlays, masks) are written in threads, once for a file that the list names twice. Of an image
+    whose files cannot be written the row says so. An earlier run in the folder is replaced once there is a prediction.
 
     Args:
         classes: Names of the K classes; empty without any.
@@ -33,7 +37,7 @@ class InferenceWriter(ABC):
         contact_sheet: Number of least certain images in `figures/least_certain.png`; 0 for none.
     """
 
-    output_dir: Path
+    run_folder: RunFolder
     classes: Sequence[str]
     settings: Settings
     multi_label: bool = False
@@ -41,7 +45,6 @@ class InferenceWriter(ABC):
     contact_sheet: int = 24
 
     def __post_init__(self) -> None:
-        self.output_dir = Path(self.output_dir)
         self.pool = ThreadPoolExecutor(max(self.num_workers, 1))
         self.pending: deque[tuple[int, Future[Any]]] = deque()
         self.names: dict[str, str] = {}
@@ -80,7 +83,7 @@ class InferenceWriter(ABC):
         engine.add_event_handler(Events.COMPLETED, self._finish)
 
     def _start(self, engine: Engine) -> None:
-        log_to_file(self.output_dir / "inference.log")
+        log_to_file(self.run_folder.file("inference.log"))
         loader: Any = engine.state.dataloader
         self.names = self.name_files([item["file"] for item in loader.dataset.data])
         logger.info("%d files, %s", len(loader.dataset), self.settings["ckpt_path"])
@@ -103,15 +106,27 @@ class InferenceWriter(ABC):
                 continue
             self.first[file] = index = len(self.files) - len(batch["file"]) + place
             if (job := self.job(index, place, batch)) is not None:
-                self.pending.append((index, self.pool.submit(job)))
+                self.pending.append((index, self.pool.submit(self._do, index, job)))
         # Bounded: where writing is slower than the network, the network waits.
         while len(self.pending) > len(batch["file"]):
             self.collect()
 
     def collect(self) -> tuple[int, Any]:
-        """Wait for the oldest job; which image it was of, and what it returned."""
+        """Wait for the oldest job; which image it was of, and what it returned, None if it failed."""
         index, task = self.pending.popleft()
-        return index, task.result()
+        result = task.result()
+        if self.errors[index]:
+            del self.first[self.files[index]]
+        return index, result
+
+    def _do(self, index: int, job: Callable[[], Any]) -> Any:
+        try:
+            return job()
+        except (OSError, ValueError) as error:
+            if getattr(error, "errno", None) in _NO_ROOM:
+                raise
+            self.errors[index] = f"its files cannot be written: {error}"
+            return None
 
     def least_certain(self, count: int) -> list[int]:
         """Places of the least certain images, the least certain first."""
@@ -132,11 +147,15 @@ class InferenceWriter(ABC):
             errors=self.errors,
         )
         rows = self.complete(rows)
-        write_csv(self.output_dir / "predictions.csv", rows)
-        bad = [(file, error) for file, error in zip(self.files, self.errors, strict=True) if error]
+        write_csv(self.run_folder.file("predictions.csv"), rows)
+        bad = [(printable(file), error) for file, error in zip(self.files, self.errors, strict=True) if error]
+        if len(bad) < len(rows):
+            self.run_folder.complete()
         self.report(rows, bad)
         for file, error in bad:
             logger.warning("no prediction for %s: %s", file, error)
-        logger.info("%d predictions, %d files without: %s", len(rows) - len(bad), len(bad), self.output_dir)
+        folder = self.run_folder.output_dir
+        logger.info("%d predictions, %d files without: %s", len(rows) - len(bad), len(bad), folder)
+        self.run_folder.close()
         if len(bad) == len(rows):
             raise ValueError(f"none of the {len(rows)} files could be read; the first: {bad[0][1]}")

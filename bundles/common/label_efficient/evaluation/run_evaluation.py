@@ -14,13 +14,13 @@ import torch
 from label_efficient.engine.distributed import rank_and_size
 from label_efficient.engine.history import read_history
 from label_efficient.engine.log import table
-from label_efficient.engine.output_dir import check_output_dir
 from label_efficient.evaluation.calibration import fit_temperature, read_temperature, write_calibration
 from label_efficient.evaluation.metrics import BINARY, MULTI_LABEL, confusion, per_class, summary
 from label_efficient.evaluation.predictions import normalised_entropy
 from label_efficient.evaluation.thresholds import threshold_at_specificity
 from label_efficient.files import read_json, versions, write_csv, write_json
 from label_efficient.networks.weights import check_model_info, load_weights
+from label_efficient.run_folder import RunFolder
 from label_efficient.settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -59,13 +59,12 @@ OutcomeT = TypeVar("OutcomeT", bound=Outcome)
 class RunEvaluation(ABC, Generic[OutcomeT]):
     """Evaluates the weights of a run and writes what a run leaves.
 
-    Writes `metrics.json`, `predictions.csv`, `figures/` and `report.html` to `output_dir`.
+    Writes `metrics.json`, `predictions.csv`, `figures/` and `report.html` to the folder of the run.
 
     Args:
         data: The data set: `classes`, `splits` by name, `name`, `source`, `counts()`.
         network: A shipped network; gets the weights at `ckpt_path`.
         ckpt_path: Its weights, with a `.json` of the same name beside them.
-        ckpt_dir: Where `calibration.json` goes.
         task: One of MedMNIST's task names, for the figures of the classes.
         amp: As of `autocast.half_precision`.
         calibrate: Whether to fit a temperature on validation and use it for all probabilities. If not, that of the
@@ -78,8 +77,7 @@ class RunEvaluation(ABC, Generic[OutcomeT]):
     data_sha256: str
     network: Any
     ckpt_path: Path
-    ckpt_dir: str
-    output_dir: Path
+    run_folder: RunFolder
     settings: Settings
     task: str
     device: Any = "cpu"
@@ -88,7 +86,7 @@ class RunEvaluation(ABC, Generic[OutcomeT]):
     target_specificity: float | None = None
 
     def __post_init__(self) -> None:
-        self.ckpt_path, self.output_dir = Path(self.ckpt_path), Path(self.output_dir)
+        self.ckpt_path, self.output_dir = Path(self.ckpt_path), self.run_folder.output_dir
         self.device = torch.device(self.device)
         self.multi_label = self.task == MULTI_LABEL
         self.temperature = 1.0
@@ -130,7 +128,7 @@ class RunEvaluation(ABC, Generic[OutcomeT]):
         """Evaluate and write; returns the content of `metrics.json` (None on the other ranks of a distributed run)."""
         if rank_and_size()[0] != 0:
             return None
-        check_output_dir(self.output_dir)
+        self.run_folder.open()
         check_model_info(self.ckpt_path, {"classes": self.data.classes} | self.expected_info())
         load_weights(self.network, self.ckpt_path)
         self.network.to(self.device).eval()
@@ -138,9 +136,10 @@ class RunEvaluation(ABC, Generic[OutcomeT]):
         self._calibrate(raw["val"])
         outcomes = {name: self.at_temperature(outcome, self.temperature) for name, outcome in raw.items()}
         metrics = self._metrics(outcomes)
-        write_json(self.output_dir / "metrics.json", metrics)
+        self.run_folder.forget("predictions.csv", "report.html", "figures", "masks")  # of an earlier evaluation
+        write_json(self.run_folder.file("metrics.json"), metrics)
         if rows := self.rows(outcomes):
-            write_csv(self.output_dir / "predictions.csv", rows)
+            write_csv(self.run_folder.file("predictions.csv"), rows)
         self.report(metrics, raw, outcomes)
         self.show(metrics)
         logger.info("report, figures, predictions and weights: %s", self.output_dir)
@@ -150,6 +149,7 @@ class RunEvaluation(ABC, Generic[OutcomeT]):
             os.path.relpath(Path(self.settings.bundle_root, "configs", "inference.json")),
             self.ckpt_path,
         )
+        self.run_folder.close()
         return metrics
 
     def at_temperature(self, outcome: OutcomeT, temperature: float) -> OutcomeT:
@@ -191,7 +191,7 @@ class RunEvaluation(ABC, Generic[OutcomeT]):
                 record |= {f"{name}_before": before[name], f"{name}_after": after[name]}
             if self.operating_point is not None:
                 record["operating_point"] = self.operating_point
-            write_calibration(Path(self.ckpt_dir, "calibration.json"), record)
+            write_calibration(self.run_folder.weights.file("calibration.json"), record)
 
     def summary(self, outcome: Outcome, members: np.ndarray | None = None) -> dict[str, float]:
         """The figures of an outcome, or of some of its images, see `metrics.summary`."""

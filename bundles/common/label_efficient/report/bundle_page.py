@@ -9,6 +9,7 @@ from typing import Any
 
 from label_efficient.report.history_figures import History
 from label_efficient.report.page import Section, definition_list, figure, section, table, write_report
+from label_efficient.run_folder import Folder, RunFolder
 from label_efficient.settings import Settings
 
 
@@ -16,16 +17,16 @@ from label_efficient.settings import Settings
 class RunPage:
     """The page of a run, and what it is about: what `metrics.json` and `history.csv` hold (none if only evaluated)."""
 
-    output_dir: Path
+    run_folder: RunFolder
     data: Any
     settings: Settings
     metrics: Mapping[str, Any]
     history: History
 
     @property
-    def folder(self) -> Path:
+    def folder(self) -> Folder:
         """Where to draw."""
-        return self.output_dir / "figures"
+        return self.run_folder.folder("figures")
 
     def training(self, draw: Callable[..., Mapping[Path, str]]) -> list[Section]:
         """Figures of the training and their captions, from `draw_training`; no section if there was none."""
@@ -37,11 +38,11 @@ class RunPage:
     def write(self, title: str, sections: Sequence[Section]) -> None:
         """Write `report.html`; the title is followed by the name of the data."""
         name, versions = self.data.name, self.metrics["versions"]
-        write_bundle_page(self.output_dir, f"{title}, {name}", sections, self.settings, versions, demo=name == "demo")
+        write_bundle_page(self.run_folder, f"{title}, {name}", sections, self.settings, versions, demo=name == "demo")
 
 
 def write_bundle_page(
-    output_dir: Path,
+    run_folder: RunFolder,
     title: str,
     sections: Sequence[Section],
     settings: Settings,
@@ -56,7 +57,7 @@ def write_bundle_page(
     used = section("Settings and versions", table(["setting", "value", ""], rows), definition_list(versions))
     notice = "Synthetic demo data: these figures say that the software works, and nothing about patients."
     write_report(
-        output_dir / "report.html",
+        run_folder.file("report.html"),
         title=title,
         sections=[*sections, used],
         notice=notice if demo else None,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,6 +14,7 @@ from label_efficient.data.picture_transforms import to_uint8_picture
 from label_efficient.evaluation.predictions import decision_confidence
 from label_efficient.report.figures import save_confusion_matrix, save_reliability, save_roc
 from label_efficient.report.page import Section, figure, gallery, section, table, thumbnail
+from label_efficient.run_folder import Folder
 
 NUM_HARDEST = 18
 LABELS = {
@@ -102,7 +102,7 @@ def data_section(data: ImageData) -> Section:
 
 
 def class_section(
-    folder: Path, shown: ClassifiedImages, per_class: Sequence[Mapping[str, Any]], counts: Sequence[Sequence[int]]
+    folder: Folder, shown: ClassifiedImages, per_class: Sequence[Mapping[str, Any]], counts: Sequence[Sequence[int]]
 ) -> Section:
     """Figures by class, confusion matrix (`counts` K x K, a row a true class; not for several labels), ROC curves."""
     rows = [list(row.values()) for row in per_class]
@@ -116,7 +116,7 @@ def class_section(
     return section("Classes", *blocks)
 
 
-def calibration_section(folder: Path, shown: ClassifiedImages, temperature: float) -> Section:
+def calibration_section(folder: Folder, shown: ClassifiedImages, temperature: float) -> Section:
     """Reliability before and after calibration at a temperature, which is 1 without any."""
     confidence, correct = decision_confidence(shown.raw_probabilities, shown.targets, shown.multi_label)
     text, after = f"Temperature {temperature:.3f}", None

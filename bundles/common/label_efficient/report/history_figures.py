@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from label_efficient.report.drawing import COLOURS, MUTED, add_grid, line_style, new_figure, save_figure
+from label_efficient.run_folder import Folder
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -18,7 +19,7 @@ History = Sequence[Mapping[str, float]]
 
 
 def draw_history(
-    folder: Path,
+    folder: Folder,
     history: History,
     run: Mapping[str, Any],
     losses: Mapping[str, str],

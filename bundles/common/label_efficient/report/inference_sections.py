@@ -2,7 +2,6 @@
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,6 +10,7 @@ from label_efficient.files import versions
 from label_efficient.report.bundle_page import write_bundle_page
 from label_efficient.report.page import Section, figure, section, table
 from label_efficient.report.pictures import save_contact_sheet
+from label_efficient.run_folder import RunFolder
 from label_efficient.settings import Settings
 
 
@@ -21,9 +21,9 @@ def classes_section(rows: Sequence[Mapping[str, Any]], classes: Sequence[str]) -
     return section("Predicted classes", table(["class", "images"], counts))
 
 
-def least_certain_section(output_dir: Path, images: Sequence[np.ndarray], captions: Sequence[str]) -> Section:
+def least_certain_section(run_folder: RunFolder, images: Sequence[np.ndarray], captions: Sequence[str]) -> Section:
     """Contact sheet `figures/least_certain.png` of images H x W x 3, the least certain first."""
-    path = save_contact_sheet(output_dir / "figures" / "least_certain.png", images=images, captions=captions)
+    path = save_contact_sheet(run_folder.file("figures/least_certain.png"), images=images, captions=captions)
     return section("Least certain images", figure(path, "Least certain images first"))
 
 
@@ -34,8 +34,13 @@ def caption_of(row: Mapping[str, Any], separator: str = "\n") -> str:
 
 
 def write_inference_page(
-    output_dir: Path, *, bundle: str, sections: Sequence[Section], bad: Sequence[tuple[str, str]], settings: Settings
+    run_folder: RunFolder,
+    *,
+    bundle: str,
+    sections: Sequence[Section],
+    bad: Sequence[tuple[str, str]],
+    settings: Settings,
 ) -> None:
     """Write `report.html`: the sections, the files without a prediction and why (`bad`), the settings."""
     failed = [section("Files without a prediction", table(["file", "error"], bad))] if bad else []
-    write_bundle_page(output_dir, f"{bundle} bundle: predictions", [*sections, *failed], settings, versions())
+    write_bundle_page(run_folder, f"{bundle} bundle: predictions", [*sections, *failed], settings, versions())
