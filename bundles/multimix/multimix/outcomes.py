@@ -11,7 +11,7 @@ import torch
 
 from label_efficient.data.images import read_image
 from label_efficient.data.list_checks import Entry
-from label_efficient.evaluation.run_evaluation import Outcome
+from label_efficient.evaluation.outputs import Outcome
 
 from .data import Part
 from .losses import UNKNOWN

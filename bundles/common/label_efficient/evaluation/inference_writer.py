@@ -13,12 +13,15 @@ import torch
 from ignite.engine import Engine, Events
 
 from label_efficient.engine.log import log_to_file
+from label_efficient.evaluation.decisions import Decision
 from label_efficient.evaluation.output_names import picture_names
 from label_efficient.evaluation.predictions import prediction_rows
 from label_efficient.files import write_csv
 from label_efficient.settings import Settings
 
 logger = logging.getLogger(__name__)
+
+NOT_FINITE = "the network's output is not finite: its training diverged, or amp is too coarse for it"
 
 
 @dataclass(kw_only=True, eq=False)
@@ -29,12 +32,14 @@ class InferenceWriter(ABC):
 
     Args:
         classes: Names of the K classes; empty without any.
+        decision: How `pred` follows from their probabilities.
         num_workers: Threads that write, at least one.
         contact_sheet: Number of least certain images in `figures/least_certain.png`; 0 for none.
     """
 
     output_dir: Path
     classes: Sequence[str]
+    decision: Decision
     settings: Settings
     multi_label: bool = False
     num_workers: int = 0
@@ -84,21 +89,23 @@ class InferenceWriter(ABC):
         loader: Any = engine.state.dataloader
         self.names = self.name_files([item["file"] for item in loader.dataset.data])
         logger.info("%d files, %s", len(loader.dataset), self.settings["ckpt_path"])
+        if self.classes and not self.multi_label:
+            logger.info("%s", self.decision)
 
     def __call__(self, engine: Engine) -> None:
-        """Keep the predictions of a batch, and have its files written; a ValueError if they are not finite."""
+        """Keep the predictions of a batch, and have its files written; one that is not finite is its image's error."""
         batch: Any = engine.state.batch
         output: Any = engine.state.output
         probabilities, uncertainty = self.interpret(output)
-        if not all(torch.isfinite(found).all() for found in (probabilities, uncertainty) if found is not None):
-            raise ValueError("the network's outputs are not finite: its training diverged, or amp is too coarse for it")
+        finite = torch.isfinite(uncertainty if probabilities is None else probabilities.sum(dim=1) + uncertainty)
+        errors = [error or ("" if fine else NOT_FINITE) for error, fine in zip(batch["error"], finite, strict=True)]
         if probabilities is not None:
             self.probabilities.append(probabilities)
         self.uncertainty += uncertainty.tolist()
         self.files += batch["file"]
         self.paths += batch["path"]
-        self.errors += batch["error"]
-        for place, (file, error) in enumerate(zip(batch["file"], batch["error"], strict=True)):
+        self.errors += errors
+        for place, (file, error) in enumerate(zip(batch["file"], errors, strict=True)):
             if error or file in self.first:
                 continue
             self.first[file] = index = len(self.files) - len(batch["file"]) + place
@@ -130,6 +137,7 @@ class InferenceWriter(ABC):
             uncertainty=self.uncertainty,
             multi_label=self.multi_label,
             errors=self.errors,
+            decide=self.decision,
         )
         rows = self.complete(rows)
         write_csv(self.output_dir / "predictions.csv", rows)
@@ -139,4 +147,4 @@ class InferenceWriter(ABC):
             logger.warning("no prediction for %s: %s", file, error)
         logger.info("%d predictions, %d files without: %s", len(rows) - len(bad), len(bad), self.output_dir)
         if len(bad) == len(rows):
-            raise ValueError(f"none of the {len(rows)} files could be read; the first: {bad[0][1]}")
+            raise ValueError(f"none of the {len(rows)} files has a prediction; the first: {bad[0][1]}")
