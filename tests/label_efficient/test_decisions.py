@@ -34,8 +34,13 @@ def test_a_wrong_class_lists_the_right_ones(given):
 
 
 def test_a_positive_class_is_for_two_classes_alone():
-    assert positive_index(None, ["a", "b", "c"]) is positive_index(None, ["a", "b"], "multi-label, binary-class") is None
-    for act in (lambda: positive_index("a", ["a", "b", "c"]), lambda: saved_decision({"classes": ["a"]}, {}, None, 0.3)):
+    assert (
+        positive_index(None, ["a", "b", "c"]) is positive_index(None, ["a", "b"], "multi-label, binary-class") is None
+    )
+    for act in (
+        lambda: positive_index("a", ["a", "b", "c"]),
+        lambda: saved_decision({"classes": ["a"]}, {}, None, 0.3),
+    ):
         with pytest.raises(SettingsError, match="has no effect"):
             act()
 
@@ -49,9 +54,12 @@ def test_a_saved_threshold_decides_unless_it_is_turned_off_or_of_the_other_class
         rows = prediction_rows(files="xyz", classes=CLASSES, probabilities=scores, uncertainty=[0] * 3, decide=decide)
         return [row["pred"][0] for row in rows], str(decide)
 
-    assert said() == (["n", "m", "n"], "pred is malignant where its probability is at least 0.7995, else normal, benign")
+    assert said() == (
+        ["n", "m", "n"],
+        "pred is malignant where its probability is at least 0.7995, else normal, benign",
+    )
     assert said(None, 0.5) == (["m", "m", "n"], "pred is the most probable class")
     assert said(1, 0.21)[0] == ["n", "m", "n"]
-    with pytest.raises(SettingsError, match="calibration.json saves is of 'malignant'; give operating_threshold"):
+    with pytest.raises(SettingsError, match=r"calibration\.json saves is of 'malignant'; give operating_threshold"):
         said("normal, benign")
     assert Decision(CLASSES)(scores).tolist() == [0, 0, 1]

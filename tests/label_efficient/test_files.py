@@ -8,8 +8,8 @@ from label_efficient.data.tables import read_table
 from label_efficient.engine.history import read_history
 from label_efficient.files import read_csv, write_csv
 
-HOSTILE = ["=cmd|' /C calc'!A0", "+1+1", "-2+3", "@SUM(A1)", "\t=1", "\r=1", "\n=1", "\uff1dcmd", "'=1", "''", "'a", "x;=1",
-           '"quoted", comma', "-", "=", "-1 apple", "a=b", "", " =1"]  # fmt: skip
+HOSTILE = ["=cmd|' /C calc'!A0", "+1+1", "-2+3", "@SUM(A1)", "\t=1", "\r=1", "\n=1", "\uff1dcmd", "'=1", "''", "'a",
+           "x;=1", '"quoted", comma', "-", "=", "-1 apple", "a=b", "", " =1"]  # fmt: skip
 NUMBERS = ["-0.5", "+3", "-1e-05", "-inf", "nan", "-.5", "-7"]
 
 

@@ -74,7 +74,7 @@ def test_nothing_readable_is_an_error_after_the_table(tmp_path):
 
 
 def test_outputs_that_are_not_finite_are_refused(tmp_path):
-    with pytest.raises(ValueError, match="none of the 1 files has a prediction.*output is not finite"):
+    with pytest.raises(ValueError, match=r"none of the 1 files has a prediction.*output is not finite"):
         run(tmp_path, ["x.png"], [""], [[float("nan"), 0.5]])
     pred = [[0.9, 0.1], [float("nan"), 0.5], [float("inf"), 0.5], [0.2, 0.8]]
     writer, rows = run(tmp_path, ["a.png", "b.png", "c.png", "d.png"], [""] * 4, pred)

@@ -1,6 +1,7 @@
 """Final figures of a run, whatever its tasks: the steps from its weights to what it leaves."""
 
 import logging
+import math
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
@@ -165,11 +166,10 @@ class RunEvaluation(ABC, Generic[OutcomeT]):
         self.decision = Decision(self.data.classes, positive)
         self.operating_point = record.get("operating_point")
         if self.operating_point is None and positive is not None:
-            found = threshold_at_specificity(
-                targets, calibrated.probabilities[known], self.target_specificity, positive
-            )
+            probabilities = calibrated.probabilities[known]
+            found = threshold_at_specificity(targets, probabilities, self.target_specificity, positive)
             self.operating_point = {
-                "positive_class": self.data.classes[positive], **found,
+                "positive_class": self.data.classes[positive], **{k: v for k, v in found.items() if not math.isnan(v)},
                 "target_specificity": self.target_specificity, "fitted_on": "validation",
             }  # fmt: skip
         elif self.operating_point and "target_specificity" in self.settings.changed:
@@ -186,9 +186,7 @@ class RunEvaluation(ABC, Generic[OutcomeT]):
             for name in ("nll", "ece"):
                 record |= {f"{name}_before": before[name], f"{name}_after": after[name]}
             if self.operating_point is not None:
-                # A precision that nothing is called positive for is undefined, and JSON has no NaN.
-                point = self.operating_point
-                record["operating_point"] = {k: v for k, v in point.items() if v == v}
+                record["operating_point"] = self.operating_point
             write_calibration(path, record)
             if self.ckpt_path.parent == path.parent:
                 said = {"temperature": self.temperature, "operating_point": record.get("operating_point")}
