@@ -42,23 +42,15 @@ def positive_index(
 ) -> int | None:
     """Index of the positive class of a binary task: of the setting, else of the weights, else 1; None of other tasks.
 
-    Args:
-        positive_class: Its name or index, or None. The command line hands over a name with a comma in parts.
-        classes: Names of all.
-        task: One of MedMNIST's task names, if it is known.
-        recorded: What the description of the weights says.
-
-    Raises:
-        SettingsError: If it is neither name nor index of a class, or the task is not binary.
+    The setting is a name or an index (the command line hands over a name with a comma in parts), a SettingsError if it
+    is neither, or the task, one of MedMNIST's if known, is not binary. `recorded` is what the weights' description says.
     """
     binary = len(classes) == 2 and task in (None, BINARY)
     if positive_class is None:
         return (classes.index(recorded) if recorded in classes else 1) if binary else None
     name = ", ".join(map(str, positive_class)) if isinstance(positive_class, (list, tuple)) else str(positive_class)
     if not binary:
-        raise SettingsError(
-            f"positive_class={name!r} has no effect: it is for one of two classes, and here are {', '.join(classes)}"
-        )
+        raise SettingsError(f"positive_class={name!r} has no effect: it is one of two, here are {', '.join(classes)}")
     if name in classes:
         return classes.index(name)
     if name in ("0", "1"):
@@ -79,26 +71,17 @@ def saved_decision(
     positive_class: Any = None,
     operating_threshold: float | None = None,
 ) -> Decision:
-    """The decision at the threshold of the setting, or else that of the operating point of a calibration.
+    """The decision of weights that `info` describes: at the threshold of the setting, or else the saved one.
 
-    Args:
-        info: The description of the weights: `classes`; `task` and `positive_class`, if it has them.
-        calibration: As of `calibration.calibration_of`.
-        positive_class: As of `positive_index`.
-        operating_threshold: In 0..1; at 0.5 the more probable class is taken, and a saved threshold is not.
-
-    Raises:
-        SettingsError: If the task is not binary, or the saved threshold is of the other class.
+    That is of the operating point of `calibration` (see `calibration.calibration_of`); at 0.5 the more probable class
+    is taken. A SettingsError if the task is not binary, or the saved threshold is of the other class.
     """
     classes = info["classes"]
     positive = positive_index(positive_class, classes, info.get("task"), info.get("positive_class"))
     point = calibration.get("operating_point")
     if positive is None:
         if operating_threshold is not None:
-            raise SettingsError(
-                f"operating_threshold={operating_threshold} has no effect: it is for two classes, and here are "
-                f"{', '.join(classes)}"
-            )
+            raise SettingsError(f"operating_threshold={operating_threshold} has no effect: it is for two classes alone")
         return Decision(classes)
     if operating_threshold is None and point is not None:
         operating_threshold, of = point["threshold"], point.get("positive_class", classes[1])

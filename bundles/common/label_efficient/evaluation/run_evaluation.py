@@ -165,7 +165,7 @@ class RunEvaluation(ABC, Generic[OutcomeT]):
         positive = positive_index(self.positive_class, self.data.classes, task, self.info.get("positive_class"))
         self.decision = Decision(self.data.classes, positive)
         self.operating_point = record.get("operating_point")
-        if self.operating_point is None and positive is not None:
+        if self.operating_point is None and positive is not None and len(np.unique(targets)) == 2:
             probabilities = calibrated.probabilities[known]
             found = threshold_at_specificity(targets, probabilities, self.target_specificity, positive)
             self.operating_point = {
