@@ -8,7 +8,6 @@ of the images before publishing them.
 """
 
 import argparse
-import csv
 import importlib
 import json
 import shutil
@@ -22,6 +21,7 @@ from bundle_paths import use_bundle
 
 from label_efficient.engine.history import read_history
 from label_efficient.evaluation.predictions import decision_confidence
+from label_efficient.files import read_csv
 from label_efficient.report.figures import save_confusion_matrix, save_reliability, save_roc
 
 COPIED = {
@@ -49,8 +49,7 @@ def main(arguments: list[str] | None = None) -> int:
 def draw(bundle: str, run: Path, folder: Path) -> list[Path]:
     """Draw what a run has figures of, with the bundle's own functions; returns the files."""
     metrics = json.loads((run / "metrics.json").read_text(encoding="utf-8"))
-    with open(run / "predictions.csv", newline="", encoding="utf-8") as file:
-        rows = list(csv.DictReader(file))
+    rows = read_csv(run / "predictions.csv")
     test = [row for row in rows if row.get("section", "test") == "test" and row.get("label") and row.get("pred")]
     drawn = draw_classes(test, metrics, folder) if test else []
     if (run / "history.csv").is_file():

@@ -20,7 +20,6 @@ table are relative to the repository.
 """
 
 import argparse
-import csv
 import json
 import os
 import subprocess
@@ -32,7 +31,7 @@ from typing import Any
 
 from bundle_paths import ROOT
 
-from label_efficient.files import write_csv
+from label_efficient.files import read_csv, write_csv
 
 SPLITS = {
     "": ("test",),
@@ -153,10 +152,7 @@ def order(table: dict[str, Any], key: tuple[str, str]) -> tuple[int, int]:
 
 def read_rows(path: Path) -> list[dict[str, str]]:
     """Rows of an earlier CSV, if there is one."""
-    if not path.is_file():
-        return []
-    with open(path, newline="", encoding="utf-8") as file:
-        return list(csv.DictReader(file))
+    return read_csv(path) if path.is_file() else []
 
 
 if __name__ == "__main__":

@@ -29,6 +29,8 @@ from bundle_cases import (
 )
 from PIL import Image
 
+from label_efficient.files import sha256
+
 NAN = float("nan")
 SECTIONS = {"training": 4, "validation": 4, "test": 4}
 
@@ -60,6 +62,7 @@ EVERY_BUNDLE = [
     ({"calibrate": "yes"}, ["calibrate='yes'"]),
     ({"output_dir": 2024}, ["output_dir=2024", "text"]),
     ({"seed": -1}, ["seed=-1"]),
+    ({"target_specificity": 1.0}, ["target_specificity=1.0: expected a number between 0 and 1"]),
     ({"num_workers": "many"}, ["num_workers='many'"]),
 ]
 OF_ONE_BUNDLE = {
@@ -80,9 +83,12 @@ OF_ONE_BUNDLE = {
         ({"method": "lsanet", "alpha": 0.5}, ["alpha=0.5 has no effect", "dsn"]),
         ({"method": "dsn", "synergy_weight": 2}, ["synergy_weight=2 has no effect"]),
         ({"method": "baseline", "keep_nodes": True}, ["keep_nodes=True needs an output node beside C4"]),
-        ({"target_specificity": 1.0}, ["target_specificity=1.0: expected a number between 0 and 1"]),
     ],
     "multimix": [
+        (
+            {"method": "unet", "positive_class": "clear", "operating_threshold": 0.3},
+            ["positive_class='clear' has no effect with method='unet'", "operating_threshold=0.3 has no"],
+        ),
         ({"lambda": 0.1, "classlabels": 8}, ["did you mean 'lambda_'?", "did you mean 'class_labels'?"]),
         ({"steps_per_epoch": 0}, ["steps_per_epoch=0", "or null"]),
         ({"dropout": 1.0}, ["dropout=1.0", "below 1"]),
@@ -152,6 +158,11 @@ OF_ONE_BUNDLE = {
     ],
 }  # fmt: skip
 OF_INFERENCE = [
+    (None, {"image_size": 99}, ["image_size=99 has no effect in inference"]),
+    (None, {"dataset#image_size": 99}, ["dataset#image_size=99", "trained with their own image_size"]),
+    ("lsanet", {"preprocess#image_size": 99}, ["preprocess#image_size=99", "trained with their own image_size"]),
+    ("multimix", {"preprocess#image_size": 99}, ["preprocess#image_size=99", "trained with their own image_size"]),
+    (None, {"operating_threshold": 1.5}, ["operating_threshold=1.5: expected a number between 0 and 1"]),
     ("gated_attention", {"dataset": "pictures"}, ["dataset='pictures'", "dataset_dir or datalist"]),
     (None, {"contact_shet": 3}, ["did you mean 'contact_sheet'?"]),
     (None, {"batch_size": 0, "contact_sheet": -1, "amp": "often"}, ["batch_size=0", "contact_sheet=-1", "amp='often'"]),
@@ -587,14 +598,27 @@ def test_evaluating_nothing_and_other_data(case, dataset, trained, tmp_path):
 def test_weights_exchanged_under_their_description(case, dataset, trained, tmp_path):
     weights = weights_of(trained)
     (tmp_path / "model.json").write_bytes((trained / "model.json").read_bytes())
+    path, out = tmp_path / "model.pt", tmp_path / "out"
+    Image.new("RGB", (80, 80)).save(tmp_path / "a.png")
     less = dict(list(weights.items())[:-2])
     nan = {k: v * NAN if v.is_floating_point() else v for k, v in weights.items()}
-    for message, changed in (("does not hold the weights of this network", less), ("not finite", nan)):
-        torch.save(changed, tmp_path / "model.pt")
-        says(refused(evaluate, case, dataset, tmp_path / "model.pt", tmp_path / "out"), message, "model.pt")
-    (tmp_path / "model.pt").write_bytes((trained / "model.pt").read_bytes()[:9999])
-    says(refused(evaluate, case, dataset, tmp_path / "model.pt", tmp_path / "out"), "does not hold the weights")
-    assert not (tmp_path / "out").exists()
+    info = json.loads((trained / "model.json").read_text())
+    content = bytearray((trained / "model.pt").read_bytes())
+    content[len(content) // 2] ^= 1
+    for message, changed in (("does not hold the weights of this network", less), ("not finite", nan), ("", content)):
+        if message:
+            torch.save(changed, path)
+            (tmp_path / "model.json").write_text(json.dumps(info | {"sha256": sha256(path)}))
+        else:
+            message = "is not the file that"
+            path.write_bytes(changed)
+        says(refused(evaluate, case, dataset, path, out), message, "model.pt")
+        says(refused(predict, case, case.root, tmp_path / "a.png", out, ckpt_path=str(path)), message, "model.pt")
+        if changed is not less:
+            # What servers and exports ask for; and training that goes on from there.
+            says(refused(asked, case, "network_def", "inference", ckpt_path=str(path)), message, "model.pt")
+            says(refused(train_alone, case, dataset, out, ckpt_path=str(path)), message, "model.pt")
+    assert not out.exists()
 
 
 def test_weights_of_another_bundle_or_without_their_description(case, dataset, tmp_path):

@@ -210,7 +210,7 @@ def test_mistakes_are_named(pictures, tmp_path):
     info = json.loads((tmp_path / "model.json").read_text())
     for change, message in (
         ({"bundle": "lsanet"}, "weights of the bundle 'lsanet'"),
-        ({"method": "unknown"}, "method is 'unknown', expected one of fusion"),
+        ({"method": "unknown"}, "method='unknown': expected one of fusion"),
         ({"classes": ["a", "b"]}, "does not hold the weights of this network"),
         ({"num_instances": 4}, "does not hold the weights of this network"),
     ):
@@ -225,7 +225,7 @@ def test_mistakes_are_named(pictures, tmp_path):
 
 def test_outputs_that_are_not_finite_are_refused(pictures, tmp_path):
     weights, _ = _weights(tmp_path, spoil=True)
-    assert "outputs are not finite" in _cause(_run, pictures / "sub", weights, tmp_path / "out")
+    assert "are not finite" in _cause(_run, pictures / "sub", weights, tmp_path / "out")
     assert not (tmp_path / "out" / "predictions.csv").exists()
 
 

@@ -10,7 +10,7 @@ import torch
 from scipy.special import expit, logsumexp
 
 from label_efficient.evaluation import calibration
-from label_efficient.evaluation.calibration import HIGHEST, LOWEST, read_temperature
+from label_efficient.evaluation.calibration import HIGHEST, LOWEST, calibration_of
 from label_efficient.evaluation.calibration import read_calibration as read
 from label_efficient.evaluation.calibration import write_calibration as write
 
@@ -101,7 +101,8 @@ def test_a_file_is_read_as_written(tmp_path, point):
     path = tmp_path / "new" / "calibration.json"
     write(path, RECORD | point)
     assert read(path) == RECORD | point
-    assert read_temperature(path.with_name("model.pt")) == 1.5 and read_temperature(tmp_path / "model.pt") == 1
+    assert calibration_of(path.with_name("model.pt"), {}) == RECORD | point
+    assert calibration_of(tmp_path / "model.pt", {}) == {"temperature": 1}
     with pytest.raises(ValueError, match=r"calibration\.json: n: "):
         write(path, RECORD | {"n": 1})
     assert read(path) == RECORD | point and [file.name for file in path.parent.iterdir()] == ["calibration.json"]
@@ -145,3 +146,13 @@ def test_a_file_that_is_not_json_is_named(tmp_path, content):
     path.write_text("[1]")
     with pytest.raises(ValueError, match=r"calibration.json: the file: "):
         read(path)
+
+
+def test_a_calibration_of_other_weights_is_refused_and_a_lost_one_is_missed(tmp_path, caplog):
+    write(tmp_path / "calibration.json", RECORD | {"weights_sha256": "a" * 64})
+    assert calibration_of(tmp_path / "model.pt", {"sha256": "a" * 64})["temperature"] == 1.5 and not caplog.text
+    with pytest.raises(ValueError, match=r"calibration\.json was fitted to other weights than .*model\.pt"):
+        calibration_of(tmp_path / "model.pt", {"sha256": "b" * 64})
+    assert calibration_of(tmp_path / "elsewhere" / "model.pt", {"calibration": {}}) == {"temperature": 1}
+    assert calibration_of(tmp_path / "elsewhere" / "model.pt", {"calibration": {"temperature": 2}})["temperature"] == 1
+    assert caplog.text.count("its calibration.json is not beside it") == 1

@@ -289,7 +289,8 @@ def test_what_fits_is_taken_and_the_log_says_what_is_not(make, earlier, now, ane
     for key, value in network.state_dict().items():
         assert torch.equal(value, before[key] if anew and key.startswith(anew) else weights[key]), key
     assert [part for part in said if part not in caplog.text] == []
-    assert bool(caplog.records) == bool(said) and all(path in record.getMessage() for record in caplog.records)
+    messages = [record.getMessage() for record in caplog.records if "sha256" not in record.getMessage()]
+    assert bool(messages) == bool(said) and all(path in message for message in messages)
 
 
 @pytest.mark.parametrize("backbone", ["resnet18", "densenet121"])
@@ -304,7 +305,7 @@ def test_released_weights_of_the_backbone_alone_leave_the_rest_as_it_is(num_clas
         loaded = key.startswith("backbone.") and (num_classes == 3 or not key.startswith(final))
         assert torch.equal(value, weights[key.removeprefix("backbone.")] if loaded else before[key]), key
     expected = [] if num_classes == 3 else [f"{path} is without, or for other classes: {final} start anew"]
-    assert [record.getMessage() for record in caplog.records] == expected
+    assert [r.getMessage() for r in caplog.records if r.name.endswith("first_weights")] == expected
 
 
 BRANCHES: list[Any] = [

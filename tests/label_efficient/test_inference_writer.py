@@ -8,6 +8,7 @@ import pytest
 import torch
 from ignite.engine import Engine
 
+from label_efficient.evaluation.decisions import Decision
 from label_efficient.evaluation.inference_writer import InferenceWriter
 from label_efficient.output_names import picture_names
 from label_efficient.run_folder import RunFolder
@@ -45,7 +46,10 @@ class Batches(list):
 def run(tmp_path, files, errors, pred, batch_size=2, **options):
     """A run of an engine over files with given predictions."""
     writer = Writer(
-        run_folder=RunFolder(tmp_path, "inference", **options), classes=["a", "b"], settings={"ckpt_path": "w.pt"}
+        run_folder=RunFolder(tmp_path, "inference", **options),
+        classes=["a", "b"],
+        decision=Decision(["a", "b"]),
+        settings={"ckpt_path": "w.pt"},
     )
     writer.drawn = []
     batches = Batches(
@@ -77,7 +81,7 @@ def test_files_that_are_bad_repeated_or_outside(tmp_path, caplog):
 
 
 def test_nothing_readable_is_an_error_after_the_table(tmp_path):
-    with pytest.raises(ValueError, match="none of the 1 files could be read; the first: torn"):
+    with pytest.raises(ValueError, match="none of the 1 files has a prediction; the first: torn"):
         run(tmp_path, ["x.png"], ["torn"], [[0.5, 0.5]])
     assert "torn" in (tmp_path / "predictions.csv").read_text()
 
@@ -102,9 +106,12 @@ def test_an_earlier_run_goes_with_all_of_its_pictures_once_there_are_predictions
 
 
 def test_outputs_that_are_not_finite_are_refused(tmp_path):
-    with pytest.raises(ValueError, match="outputs are not finite"):
+    with pytest.raises(ValueError, match=r"none of the 1 files has a prediction.*output is not finite"):
         run(tmp_path, ["x.png"], [""], [[float("nan"), 0.5]])
-    assert not (tmp_path / "predictions.csv").exists()
+    pred = [[0.9, 0.1], [float("nan"), 0.5], [float("inf"), 0.5], [0.2, 0.8]]
+    writer, rows = run(tmp_path, ["a.png", "b.png", "c.png", "d.png"], [""] * 4, pred)
+    assert [row["pred"] for row in rows] == ["a", "", "", "b"] and rows[1]["p_a"] == rows[1]["uncertainty"] == ""
+    assert "not finite" in rows[1]["error"] and writer.drawn == ["a.png.png", "d.png.png"]
 
 
 @pytest.mark.parametrize(

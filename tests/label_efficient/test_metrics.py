@@ -17,11 +17,12 @@ from label_efficient.evaluation.metrics import (
     auc,
     confusion,
     expected_calibration_error,
+    one_class_remark,
     per_class,
     summary,
     undefined_classes,
 )
-from label_efficient.evaluation.thresholds import sensitivity_specificity, threshold_at_specificity
+from label_efficient.evaluation.thresholds import at_threshold, threshold_at_specificity
 
 MULTI_CLASS, BINARY, ORDINAL, MULTI_LABEL = TASKS
 WIDTHS = {MULTI_CLASS: 8, BINARY: 2, ORDINAL: 5, MULTI_LABEL: 14}
@@ -82,6 +83,12 @@ def test_summary_of_one_label_an_image_is_that_of_scikit_learn(task, tied):
     if task == BINARY:
         expected["sensitivity"] = reference.recall_score(truth, decided)
         expected["specificity"] = reference.recall_score(truth, decided, pos_label=0)
+        expected["precision"] = reference.precision_score(truth, decided)
+        assert got.pop("positive_class") == "class 1"
+        other = summary(targets, probabilities, task, names(task), positive=0)
+        assert other["positive_class"] == "class 0" and other["sensitivity"] == expected["specificity"]
+        assert other["precision"] == reference.precision_score(truth, decided, pos_label=0)
+        assert {n: other[n] for n in ("auc", "acc", "macro_f1")} == {n: got[n] for n in ("auc", "acc", "macro_f1")}
     assert got == pytest.approx(expected, rel=1e-12)
     assert {type(value) for value in got.values()} == {float, int}
 
@@ -152,7 +159,8 @@ def test_an_absent_class_leaves_means_undefined(task, caplog):
     assert "class 2" in caplog.text
     rows = per_class(targets, probabilities, task, classes)
     assert [math.isnan(row["auc"]) for row in rows] == [k == 2 for k in range(len(classes))]
-    assert rows[2]["support"] == 0 and math.isnan(rows[2]["recall"])
+    assert rows[2]["support"] == 0 and math.isnan(rows[2]["recall"]) and math.isnan(rows[2]["f1"])
+    assert math.isnan(got["macro_f1"])
 
 
 @pytest.mark.filterwarnings("error")
@@ -229,37 +237,51 @@ def test_calibration_error_is_that_of_a_loop(bins, on_edges):
     assert expected_calibration_error(confidence, correct, bins) == pytest.approx(expected, abs=1e-12)
 
 
+@pytest.mark.parametrize("positive", [0, 1])
 @pytest.mark.parametrize("tied", [False, True])
 @pytest.mark.parametrize("wanted", [0.05, 0.5, 0.8, 0.9, 0.95, 0.999])
-def test_threshold_is_the_smallest_of_all_tried(wanted, tied):
+def test_threshold_decides_as_the_smallest_of_all_tried(wanted, tied, positive):
     for seed in range(4):
         targets, probabilities = predictions(BINARY, seed, n=40, tied=tied)
-        truth, scores = targets.ravel(), probabilities[:, 1]
-        best = None
+        truth, scores = targets.ravel() == positive, probabilities[:, positive]
         for threshold in [*sorted(set(scores)), np.nextafter(scores.max(), 2)]:
-            positive = scores >= threshold
-            if np.mean(~positive[truth == 0]) >= wanted:
-                best = (threshold, np.mean(positive[truth == 1]), np.mean(~positive[truth == 0]))
+            said = scores >= threshold
+            if np.mean(~said[~truth]) >= wanted:
                 break
-        got = threshold_at_specificity(targets, probabilities, wanted)
-        assert tuple(got.values()) == pytest.approx(best, abs=0)
-        assert list(got) == ["threshold", "sensitivity", "specificity"]
-        applied = sensitivity_specificity(targets, probabilities, got["threshold"])
-        assert applied == {key: got[key] for key in ("sensitivity", "specificity")}
+        got = threshold_at_specificity(targets, probabilities, wanted, positive)
+        assert ((scores >= got["threshold"]) == said).all()
+        assert got["sensitivity"] == np.mean(said[truth]) and got["specificity"] == np.mean(~said[~truth])
+        assert got["acc"] == np.mean(said == truth)
+        assert got == {"threshold": got["threshold"]} | at_threshold(targets, probabilities, got["threshold"], positive)
+        if got["threshold"] < scores.max() and said.any() and not said.all():  # not at a score, which may be rounded
+            assert ((scores.astype(np.float32) >= got["threshold"]) == said).all() and got["threshold"] not in scores
 
 
 def test_threshold_where_every_score_is_the_same():
     got = threshold_at_specificity([0, 1], [[0.0, 1.0]] * 2, 0.9)
-    assert got["threshold"] == np.nextafter(1, 2)
+    assert got["threshold"] == np.nextafter(1, 2) and math.isnan(got["precision"])
     assert (got["sensitivity"], got["specificity"]) == (0, 1)
 
 
 def test_threshold_is_applied_to_other_data():
     probabilities = [[0.8, 0.2], [0.4, 0.6], [0.6, 0.4], [0.1, 0.9]]
-    got = sensitivity_specificity([0, 0, 1, 1], probabilities, 0.4)
-    assert got == {"sensitivity": 1, "specificity": 0.5}
-    alone = sensitivity_specificity([1, 1], probabilities[:2], 0.6)
+    got = at_threshold([0, 0, 1, 1], probabilities, 0.4)
+    assert got == {"sensitivity": 1, "specificity": 0.5, "precision": pytest.approx(2 / 3), "acc": 0.75}
+    alone = at_threshold([1, 1], probabilities[:2], 0.6)
     assert alone["sensitivity"] == 0.5 and math.isnan(alone["specificity"])
+
+
+def test_decisions_that_are_nearly_all_of_one_class_are_told():
+    """On 114 benign and 42 malignant cases, of which 41 are missed."""
+    targets, said = np.repeat([1, 0], [114, 42]), np.ones(156, int)
+    said[-1] = 0
+    text = one_class_remark(targets, said, ["malignant", "normal, benign"])
+    for part in ("99.4% of 156 images are called 'normal, benign'", "41 of the 42", "Accuracy 0.737", "has 0.731"):
+        assert part in text
+    assert one_class_remark(targets, targets, ["malignant", "benign"]) == ""
+    rare = np.r_[np.ones(97, int), 0, 0, 0]
+    assert one_class_remark(rare, rare, ["a", "b"]) == "" and one_class_remark(rare, rare * 0 + 1, ["a", "b"])
+    assert one_class_remark(np.ones(9, int), np.ones(9, int), ["a", "b"]) == ""  # nothing else is there
 
 
 @pytest.mark.parametrize("present", [0, 1])

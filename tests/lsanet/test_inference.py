@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from PIL import Image
 
+from label_efficient.evaluation.decisions import Decision
 from label_efficient.run_folder import RunFolder
 from lsanet.inference import PredictionWriter
 from lsanet.shipped import NodeInferer
@@ -22,6 +23,7 @@ def test_no_overlay_lands_beside_a_file_that_a_list_names_by_its_whole_path(tmp_
         inferer=NodeInferer(),
         preprocess=Preprocess(image_size=8, keep_aspect=True, mean=(0.5,) * 3, std=(0.5,) * 3),
         classes=["a", "b"],
+        decision=Decision(["a", "b"]),
         settings=SimpleNamespace(),
         saliency=True,
     )

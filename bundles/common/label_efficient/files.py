@@ -2,11 +2,11 @@
 
 import csv
 import hashlib
-import io
 import json
 import math
 import os
 import platform
+import re
 import zipfile
 import zlib
 from collections.abc import Callable, Mapping, Sequence
@@ -15,6 +15,10 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
+
+# What a spreadsheet takes for the beginning of a formula; an empty cell begins with none of them.
+_FORMULA = tuple("=+-@\t\r\n\uff1d\uff0b\uff0d\uff20")
+_NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)(e[+-]?[0-9]+)?|-inf", re.IGNORECASE)
 
 
 def write_whole(path: str | Path, write: Callable[[BinaryIO], Any]) -> None:
@@ -54,14 +58,35 @@ def _json_safe(value: Any) -> Any:
 
 
 def write_csv(path: str | Path, rows: Sequence[Mapping[str, Any]], columns: Sequence[str] | None = None) -> None:
-    """Write a CSV, whole or not at all; a missing or None value is an empty cell."""
+    """Write a CSV, whole or not at all; a missing or None value is an empty cell.
+
+    A cell that a spreadsheet would compute as a formula gets an apostrophe before it, as OWASP advises ("CSV
+    injection"): names of files and classes are anybody's. `read_csv` takes it away again.
+    """
     if columns is None:
         columns = list(dict.fromkeys(key for row in rows for key in row))
-    text = io.StringIO(newline="")
-    writer = csv.DictWriter(text, columns, restval="", lineterminator="\n")
-    writer.writeheader()
-    writer.writerows([{k: "" if v is None else v for k, v in row.items()} for row in rows])
-    write_whole(path, lambda file: file.write(text.getvalue().encode(errors="backslashreplace")))
+    lines = [columns, *[[row.get(name) for name in columns] for row in rows]]
+    text = "".join(",".join(map(_cell, line)) + "\n" for line in lines)
+    write_whole(path, lambda file: file.write(text.encode("utf-8", "backslashreplace")))
+
+
+def read_csv(path: str | Path) -> list[dict[str, str]]:
+    """Rows of a CSV of ours, its cells as they were before it was written."""
+    with open(path, newline="", encoding="utf-8") as file:
+        return [{plain_cell(k): plain_cell(v) for k, v in row.items()} for row in csv.DictReader(file)]
+
+
+def plain_cell(text: str) -> str:
+    """A cell without the apostrophe that keeps a spreadsheet from computing it."""
+    return text[1:] if text[:1] == "'" and text.lstrip("'")[:1] in _FORMULA else text
+
+
+def _cell(value: Any) -> str:
+    text = "" if value is None else str(value)
+    if text.lstrip("'")[:1] in _FORMULA and not _NUMBER.fullmatch(text):
+        text = "'" + text
+    # Also where it is not the separator here: in some countries a spreadsheet begins another cell at a semicolon.
+    return '"' + text.replace('"', '""') + '"' if set(text) & set(',;"\t\r\n') else text
 
 
 def read_json(path: str | Path, what: str) -> Any:

@@ -57,6 +57,23 @@ def expectation(field: FieldInfo) -> str:
     return " ".join([words, " and ".join(bounds)]).strip() + (" or null" if type(None) in kinds else "")
 
 
+PositiveClass = Annotated[
+    Any,
+    setting(
+        "two classes: the one that sensitivity, specificity, precision and threshold are of; null: that of the "
+        "weights, or else the second", RUN, expected="the name or index of a class, or null",
+    ),
+]  # fmt: skip
+OperatingThreshold = Annotated[
+    float | None,
+    setting(
+        "two classes: probability of the positive class from which on `pred` is it; null: the one saved beside the "
+        "weights, if there is one; 0.5: the more probable class", RUN, gt=0, lt=1,
+        expected="a number between 0 and 1, both excluded, or null",
+    ),
+]  # fmt: skip
+
+
 class SettingsModel(BaseModel):
     """Settings with their types and bounds. No value is coerced: neither "3" nor true is a number."""
 
@@ -93,13 +110,22 @@ class SettingsModel(BaseModel):
         return {}
 
 
-def problems_of(model: type[SettingsModel], values: Mapping[str, Any], changed: Mapping[str, Any]) -> list[str]:
-    """All that is wrong with settings, a sentence each: first each alone; where these are fine, those together."""
+def problems_of(
+    model: type[SettingsModel], values: Mapping[str, Any], changed: Mapping[str, Any], given_alone: bool = False
+) -> list[str]:
+    """All that is wrong with settings, a sentence each: first each alone; where these are fine, those together.
+
+    With `given_alone` those that are missing are none of it.
+    """
     try:
         return model.model_validate(dict(values)).broken_rules(changed)
     except ValidationError as error:
         names = dict.fromkeys(str(problem["loc"][0]) for problem in error.errors())
-    return [f"{name}={values.get(name)!r}: expected {expectation(model.model_fields[name])}" for name in names]
+    return [
+        f"{name}={values.get(name)!r}: expected {expectation(model.model_fields[name])}"
+        for name in names
+        if name in values or not given_alone
+    ]
 
 
 class _AnyRun(SettingsModel):
@@ -165,6 +191,12 @@ class TrainingSettings(_AnyRun):
     )
     resume: bool = setting("go on with the run in `output_dir`", RUN)
     calibrate: bool = setting("fit a temperature on validation", RUN)
+    target_specificity: float = setting(
+        "two classes: specificity for which the operating threshold is chosen on validation; `calibrate` saves it",
+        RUN, gt=0, lt=1, expected="a number between 0 and 1, both excluded",
+    )  # fmt: skip
+    positive_class: PositiveClass
+    operating_threshold: OperatingThreshold
     ckpt_dir: str = setting("where `model.pt` is written", RUN, default="`output_dir`", min_length=1)
 
     def broken_rules(self, changed: Mapping[str, Any]) -> list[str]:
@@ -200,10 +232,6 @@ class ClassifierTraining(TrainingSettings):
     std: Annotated[Sequence[PositiveFloat], Field(min_length=3, max_length=3)] = setting(
         "divided by", DATA, default="[0.5, 0.5, 0.5]; `pretrained` ImageNet's", expected="three numbers above 0"
     )
-    target_specificity: float = setting(
-        "two classes: specificity at which the sensitivity is given", RUN, gt=0, lt=1,
-        expected="a number between 0 and 1, both excluded",
-    )  # fmt: skip
 
     def broken_rules(self, changed: Mapping[str, Any]) -> list[str]:
         """As in `SettingsModel`."""
@@ -228,6 +256,8 @@ class InferenceSettings(_AnyRun):
         "where everything is written; nothing there that no run wrote is replaced", RUN,
         default="`runs/inference` in the bundle, with a number where predictions are", min_length=1,
     )  # fmt: skip
+    positive_class: PositiveClass
+    operating_threshold: OperatingThreshold
     contact_sheet: int = setting("number of least certain images shown", RUN, ge=0)
 
 

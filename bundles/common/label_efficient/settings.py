@@ -53,7 +53,9 @@ def read_settings(bundle_root: str, model: type[SettingsModel]) -> Settings:
     monai_bridge.read_words(defaults)
     config = monai_bridge.config_being_parsed()
     given = defaults if config is None else config
-    if problems := _unknown(given, files) or _without_effect(given, files, model.config_name):
+    if problems := (
+        _unknown(given, files) or _without_effect(given, files, model.config_name) or _told_by_weights(given, defaults)
+    ):
         raise SettingsError("; ".join(problems))
     values = {name: defaults[name] if config is None else monai_bridge.resolved(name) for name in names}
     settings = Settings(values, {n: values[n] for n in names if given.get(n) != defaults[n]}, bundle_root)
@@ -96,4 +98,19 @@ def _without_effect(given: Mapping[str, Any], files: Mapping[str, Mapping[str, A
             problems.append(f"{name}={given[name]!r} has no effect in {where}: it is a setting of {homes[0]}")
         elif homes and isinstance(own[name], dict) and not isinstance(given[name], dict):
             problems.append(f"{name}={given[name]!r}: give the images to predict with dataset_dir or datalist")
+    return problems
+
+
+def _told_by_weights(given: Mapping[str, Any], own: Mapping[str, Any], at: str = "") -> list[str]:
+    """Parts of the config that repeat what the weights say of themselves: with another value they see other images."""
+    problems = []
+    for name, default in own.items():
+        value = given.get(name, default)
+        if isinstance(default, dict) and isinstance(value, dict):
+            problems += _told_by_weights(value, default, f"{at}{name}#")
+        elif str(default).startswith("$@model_info[") and value != default:
+            problems.append(
+                f"{at}{name}={value!r}: the weights were trained with their own {name}, as the .json beside them says; "
+                "leave it out, or train with another"
+            )
     return problems

@@ -7,7 +7,8 @@ import torch
 
 from label_efficient.data.stored_images import StoredImages
 from label_efficient.evaluation.classifier import SHOWN, ClassifierEvaluation
-from label_efficient.evaluation.run_evaluation import Outcome, show_table, side_by_side
+from label_efficient.evaluation.figure_tables import show_table, side_by_side
+from label_efficient.evaluation.outputs import Outcome
 
 from .coverage import CoverageResult, measure_coverage
 from .instance_figures import InstancePictures
@@ -57,7 +58,8 @@ class Evaluation(ClassifierEvaluation):
         fusion = self.settings["method"] == "fusion"
         names = [name for name in OF_THE_NETWORK if fusion or name not in OF_THE_FUSION]
         values = {name: self.settings[name] for name in names}
-        return {name: list(value) if name in ("mean", "std") else value for name, value in values.items()}
+        values |= {name: list(values[name]) for name in ("mean", "std")}
+        return {"bundle": "gated_attention", **values}
 
     def look(self, split: str) -> dict[str, torch.Tensor]:
         """Logits of the prediction, and what else the network says."""
@@ -110,6 +112,7 @@ class Evaluation(ClassifierEvaluation):
             raw=raw["test"],
             calibrated=outcomes["test"],
             looked=outcomes["test"].found,
+            decision=self.decision,
             instance_pictures=InstancePictures(self.network),
             coverage=self.coverage,
             picture=self.pictures.image,

@@ -102,6 +102,7 @@ class PredictionWriter(InferenceWriter):
             self.run_folder,
             rows=rows,
             classes=self.classes,
+            decision=self.decision,
             least_certain=[(rows[index], self.paths[index]) for index in self.least_certain(self.contact_sheet)],
             looks=[(rows[index], self._look(index)) for index in self.least_certain(_LOOKS)],
             bad=bad,

@@ -6,6 +6,7 @@ from typing import Any
 from PIL import Image
 
 from label_efficient.data.images import read_image
+from label_efficient.evaluation.decisions import Decision
 from label_efficient.report.inference_sections import (
     caption_of,
     classes_section,
@@ -31,6 +32,7 @@ def write_inference_report(
     *,
     rows: Sequence[Mapping[str, Any]],
     classes: Sequence[str],
+    decision: Decision,
     least_certain: Sequence[tuple[Mapping[str, Any], str]],
     looks: Sequence[tuple[Mapping[str, Any], Image.Image]],
     **page: Any,
@@ -40,7 +42,7 @@ def write_inference_report(
     `rows` are of `predictions.csv`; `least_certain` are row and file of the contact sheet's images, `looks` rows and
     pictures of what the network looked at, the least certain first; `page` as of `write_inference_page`.
     """
-    sections = [classes_section(rows, classes)]
+    sections = [classes_section(rows, classes, decision)]
     if least_certain:
         images = [small_picture(read_image(file), _SHEET_PIXELS) for _, file in least_certain]
         sections.append(least_certain_section(run_folder, images, [caption_of(row) for row, _ in least_certain]))

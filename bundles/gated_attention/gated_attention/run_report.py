@@ -7,7 +7,8 @@ import numpy as np
 import torch
 from PIL import Image
 
-from label_efficient.evaluation.classifier import Outcome
+from label_efficient.evaluation.decisions import Decision
+from label_efficient.evaluation.outputs import Outcome
 from label_efficient.report.bundle_page import RunPage
 from label_efficient.report.classifier_sections import (
     LABELS,
@@ -35,6 +36,7 @@ def write_run_report(
     raw: Outcome,
     calibrated: Outcome,
     looked: Mapping[str, torch.Tensor],
+    decision: Decision,
     instance_pictures: InstancePictures,
     coverage: CoverageResult | None,
     picture: Callable[[int], np.ndarray],
@@ -53,6 +55,7 @@ def write_run_report(
         probabilities=calibrated.probabilities,
         raw_probabilities=raw.probabilities,
         uncertainty=calibrated.uncertainty,
+        decision=decision,
         picture=picture,
     )
     sections = [figures_section(metrics), data_section(page.data), *page.training(draw_training)]
@@ -91,7 +94,7 @@ def _attention_section(
         image = torch.from_numpy(shown.picture(index)).permute(2, 0, 1)
         drawn = instance_pictures.draw(image, {name: value[index] for name, value in looked.items()}, 512)
         pictures.append(drawn)
-        said = classes[int(shown.probabilities[index].argmax())]
+        said = classes[int(shown.decision(shown.probabilities[index : index + 1])[0])]
         caption = f"{shown.files[index]}: is {classes[targets[index]]}, said {said}"
         items.append((thumbnail(np.asarray(drawn), 900), caption))
     save_picture(folder / "attention.png", _stacked(pictures[: len(classes)]))

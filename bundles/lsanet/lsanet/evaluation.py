@@ -6,7 +6,7 @@ from typing import Any
 import torch
 
 from label_efficient.evaluation.classifier import ClassifierEvaluation
-from label_efficient.evaluation.run_evaluation import Outcome
+from label_efficient.evaluation.outputs import Outcome
 
 from .batches import ImageSet
 from .run_report import write_run_report
@@ -23,9 +23,9 @@ class Evaluation(ClassifierEvaluation):
         self.preprocess = preprocess
 
     def expected_info(self) -> dict[str, Any]:
-        """Size and normalisation of the images."""
+        """The bundle, size and normalisation of the images."""
         expected = {name: self.settings[name] for name in ("image_size", "keep_aspect")}
-        return expected | {name: list(self.settings[name]) for name in ("mean", "std")}
+        return {"bundle": "lsanet"} | expected | {name: list(self.settings[name]) for name in ("mean", "std")}
 
     def look(self, split: str) -> dict[str, torch.Tensor]:
         """Logits of a split, and the nodes' disagreement if they are kept."""
@@ -44,5 +44,6 @@ class Evaluation(ClassifierEvaluation):
             probabilities=outcomes["test"].probabilities,
             raw_probabilities=raw["test"].probabilities,
             uncertainty=outcomes["test"].uncertainty,
+            decision=self.decision,
             picture=ImageSet(self.data.splits["test"], self.preprocess).image,
         )

@@ -79,7 +79,7 @@ class PredictionWriter(InferenceWriter):
 
     def report(self, rows: list[dict[str, Any]], bad: list[tuple[str, str]]) -> None:
         """The classes, the least certain images, bad files."""
-        sections = [classes_section(rows, self.classes)]
+        sections = [classes_section(rows, self.classes, self.decision)]
         if chosen := self.least_certain(self.contact_sheet):
             images, captions = [read_image(self.paths[i]) for i in chosen], [caption_of(rows[i]) for i in chosen]
             sections.append(least_certain_section(self.run_folder, images, captions))

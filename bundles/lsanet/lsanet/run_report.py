@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from label_efficient.evaluation.decisions import Decision
 from label_efficient.report.bundle_page import RunPage
 from label_efficient.report.classifier_sections import (
     ClassifiedImages,
@@ -25,6 +26,7 @@ def write_run_report(
     probabilities: np.ndarray,
     raw_probabilities: np.ndarray,
     uncertainty: np.ndarray,
+    decision: Decision,
     picture: Callable[[int], np.ndarray],
     **run: Any,
 ) -> None:
@@ -36,6 +38,7 @@ def write_run_report(
         probabilities=probabilities,
         raw_probabilities=raw_probabilities,
         uncertainty=uncertainty,
+        decision=decision,
         picture=picture,
     )
     page.write(

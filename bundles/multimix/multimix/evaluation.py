@@ -10,9 +10,10 @@ from torch.utils.data import BatchSampler
 
 from label_efficient.data.mask_files import read_mask
 from label_efficient.engine.autocast import AutocastInferer
+from label_efficient.evaluation.figure_tables import show_operating_point, show_table, side_by_side
 from label_efficient.evaluation.metrics import BINARY
 from label_efficient.evaluation.predictions import prediction_rows
-from label_efficient.evaluation.run_evaluation import RunEvaluation, show_table, side_by_side
+from label_efficient.evaluation.run_evaluation import RunEvaluation
 
 from .data import ChestData, Part
 from .losses import UNKNOWN
@@ -27,7 +28,7 @@ from .transforms import Preprocess, to_input
 
 logger = logging.getLogger(__name__)
 
-SHOWN_CLASS = ("acc", "auc", "macro_f1", "sensitivity", "specificity", "ece", "n")
+SHOWN_CLASS = "acc auc macro_f1 positive_class sensitivity specificity precision ece n".split()
 SHOWN_MASK = ("dice", "jaccard", "ssim", "average_hausdorff", "hd95", "precision", "recall", "n")
 METRICS_KEYS = {"val": "validation", "test": "test", "cross_domain": "cross_domain"}  # in metrics.json
 
@@ -128,6 +129,7 @@ class Evaluation(RunEvaluation[ChestOutcome]):
                 classes=self.data.classes,
                 probabilities=None if outcome.logits is None else outcome.probabilities,
                 uncertainty=outcome.uncertainty,
+                decide=self.decision,
             )
             for index, (row, entry) in enumerate(zip(predicted, part.entries, strict=True)):
                 label = part.labels[index]
@@ -168,6 +170,7 @@ class Evaluation(RunEvaluation[ChestOutcome]):
             outcomes=outcomes,
             probabilities=after,
             raw_probabilities=before,
+            decision=self.decision,
             network=self.network,
             device=self.device,
         )
@@ -179,6 +182,7 @@ class Evaluation(RunEvaluation[ChestOutcome]):
             found = {name: column[task] for name, column in columns.items() if task in column}
             title = f"{task}, epoch {metrics['chosen_epoch']}, chosen on validation"
             show_table(title, side_by_side(names, found))
+        show_operating_point(metrics)
         for name, column in columns.items():
             empty = column.get("segmentation", {}).get("num_empty_predictions", 0)
             if empty:

@@ -60,6 +60,8 @@ class PredictionWriter(InferenceWriter):
                 f"overlays=True: the outline is of a mask, and method {method!r} of the weights has none"
             )
         super().__init__(classes=classes if classifies else [], **kwargs)
+        if not classifies and self.decision.threshold is not None:
+            raise SettingsError(f"operating_threshold is of a class, and method {method!r} of the weights has none")
         self.network = network
         self.preprocess = preprocess
         self.method = method
@@ -142,6 +144,7 @@ class PredictionWriter(InferenceWriter):
             self.run_folder,
             rows=rows,
             classes=self.classes,
+            decision=self.decision,
             least_certain=[(rows[index], self.paths[index], previews[index]) for index in chosen],
             empty=self.empty,
             bad=bad,

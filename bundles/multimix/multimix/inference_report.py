@@ -8,6 +8,7 @@ import numpy as np
 from PIL import Image
 
 from label_efficient.data.images import read_image
+from label_efficient.evaluation.decisions import Decision
 from label_efficient.report.inference_sections import (
     caption_of,
     classes_section,
@@ -34,6 +35,7 @@ def write_inference_report(
     *,
     rows: Sequence[Mapping[str, Any]],
     classes: Sequence[str],
+    decision: Decision,
     least_certain: Sequence[tuple[Mapping[str, Any], str, np.ndarray | None]],
     empty: Sequence[str],
     **page: Any,
@@ -43,7 +45,7 @@ def write_inference_report(
     `rows` are of `predictions.csv`; `least_certain` are the row, the file, and the mask as of `preview_of` (or None) of
     each image, the least certain first; `empty` are the files whose mask is empty; `page` as of `write_inference_page`.
     """
-    sections = [classes_section(rows, classes)] if classes else []
+    sections = [classes_section(rows, classes, decision)] if classes else []
     good = [row for row in rows if not row["error"]]
     if good and "split" in good[0]:
         sections.append(_lungs_section(good, empty))

@@ -10,7 +10,7 @@ import torch
 
 from label_efficient.data.images import read_image
 from label_efficient.data.list_checks import Entry
-from label_efficient.evaluation.run_evaluation import Outcome
+from label_efficient.evaluation.outputs import Outcome
 from label_efficient.run_folder import Folder
 
 from .data import Part

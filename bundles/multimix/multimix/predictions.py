@@ -1,6 +1,6 @@
 """The shipped network's output as people and servers want it: mask, classes, how certain."""
 
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,6 +10,8 @@ from monai.config import KeysCollection
 from monai.data import MetaTensor
 from monai.transforms import MapTransform
 
+from label_efficient.evaluation.decisions import Decision
+from label_efficient.evaluation.inference_writer import NOT_FINITE
 from label_efficient.evaluation.predictions import normalised_entropy
 
 from .mask_output import read_grid
@@ -29,18 +31,18 @@ class Prediction:
 def interpret(pred: torch.Tensor, method: str, temperature: float) -> Prediction:
     """Output of `ShippedMultiMix` to probabilities; the classes' logits are divided by the temperature before.
 
-    Raises:
-        ValueError: If it is not finite: the weights are broken, or half precision does not suffice.
+    The uncertainty of an image is NaN where any of its output is not finite.
     """
     mask_logits, logits = split_output(pred.detach(), method)
     lung = None if mask_logits is None else torch.sigmoid(mask_logits[:, 0].float()).cpu()
     probabilities = None if logits is None else torch.softmax(logits.cpu().double() / temperature, dim=1)
-    if not all(torch.isfinite(part).all() for part in (lung, probabilities) if part is not None):
-        raise ValueError("the network's outputs are not finite: its training diverged, or amp is too coarse for it")
     if probabilities is not None:
-        return Prediction(lung, probabilities, normalised_entropy(probabilities))
-    assert lung is not None
-    return Prediction(lung, None, mask_uncertainty(lung))
+        uncertainty = normalised_entropy(probabilities)
+    else:
+        assert lung is not None
+        uncertainty = mask_uncertainty(lung)
+    uncertainty[~torch.isfinite(pred.flatten(1)).all(dim=1).cpu()] = torch.nan
+    return Prediction(lung, probabilities, uncertainty)
 
 
 def mask_uncertainty(lung: torch.Tensor) -> torch.Tensor:
@@ -58,9 +60,9 @@ class MaskAndClassesd(MapTransform):
 
     Under the keys: C x S x S to uint8 X x Y x 1 of 0 and 1, a MetaTensor with the affine of the image's file: the
     first axis runs along a row, which is what ITK and NIfTI writers expect. `result` gets what a server says beside
-    the mask: `pred`, the name of the class, `probabilities` by class and `uncertainty`. `result_extension`, by which
-    MONAI Label names the mask's file, becomes ".png" for images that are JPEG or BMP files, unless it is given. Of a
-    method without a mask the keys get the probabilities of the classes, (K,).
+    the mask: `pred`, the name of the class, and the `decision` in words, `probabilities` by class and `uncertainty`.
+    `result_extension`, by which MONAI Label names the mask's file, becomes ".png" for images that are JPEG or BMP
+    files, unless it is given. Of a method without a mask the keys get the probabilities of the classes, (K,).
 
     Args:
         preprocess: As in the pipeline.
@@ -72,14 +74,14 @@ class MaskAndClassesd(MapTransform):
         keys: KeysCollection,
         *,
         method: str,
-        classes: Sequence[str],
+        decision: Decision,
         temperature: float,
         preprocess: Preprocess,
         ref_image: str = "image",
     ) -> None:
         super().__init__(keys)
         self.method = method
-        self.classes = list(classes)
+        self.decision = decision
         self.temperature = temperature
         self.preprocess = preprocess
         self.ref_image = ref_image
@@ -91,11 +93,14 @@ class MaskAndClassesd(MapTransform):
         for key in self.key_iterator(changed):
             prediction = interpret(torch.as_tensor(changed[key])[None].as_subclass(torch.Tensor), self.method,
                                    self.temperature)  # fmt: skip
+            if not torch.isfinite(prediction.uncertainty).all():
+                raise ValueError(NOT_FINITE)
             result: dict[str, Any] = {"uncertainty": float(prediction.uncertainty)}
             if prediction.probabilities is not None:
-                scores = prediction.probabilities[0]
-                result["pred"] = self.classes[int(scores.argmax())]
-                result["probabilities"] = dict(zip(self.classes, scores.tolist(), strict=True))
+                scores, classes = prediction.probabilities[0], self.decision.classes
+                result["pred"] = classes[int(self.decision(scores[None].numpy())[0])]
+                result["decision"] = str(self.decision)
+                result["probabilities"] = dict(zip(classes, scores.tolist(), strict=True))
                 changed[key] = MetaTensor(scores.float())
             if prediction.lung is not None:
                 mask = original_mask(prediction.lung[0], self.preprocess, *meta["original_size"])

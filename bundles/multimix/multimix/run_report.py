@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from label_efficient.evaluation.decisions import Decision
 from label_efficient.evaluation.predictions import normalised_entropy
 from label_efficient.report.bundle_page import RunPage
 from label_efficient.report.classifier_sections import (
@@ -16,6 +17,7 @@ from label_efficient.report.classifier_sections import (
     class_section,
     figures_table,
     hardest_section,
+    operating_point_table,
 )
 from label_efficient.report.page import Section, figure, section, table
 from label_efficient.run_folder import Folder, RunFolder
@@ -59,6 +61,7 @@ def write_run_report(
     outcomes: Mapping[str, ChestOutcome],
     probabilities: Mapping[str, np.ndarray],
     raw_probabilities: Mapping[str, np.ndarray],
+    decision: Decision,
     network: ShippedMultiMix,
     device: torch.device,
     **run: Any,
@@ -75,7 +78,8 @@ def write_run_report(
         sections.append(_mask_section(folder, parts, outcomes))
     name = "test" if "test" in parts else "val"
     if name in probabilities and len(parts[name].labelled):
-        shown = _labelled_images(name, parts[name], page.data.classes, probabilities[name], raw_probabilities[name])
+        shown = _labelled_images(name, parts[name], page.data.classes, probabilities[name], raw_probabilities[name],
+                                  decision)  # fmt: skip
         figures = metrics["validation" if name == "val" else name]["classification"]
         sections += [
             class_section(folder, shown, figures["per_class"], figures["confusion"]),
@@ -101,7 +105,7 @@ def _figures_section(metrics: Mapping[str, Any]) -> Section:
         if columns:
             caption = f"{task.capitalize()}, epoch {metrics['chosen_epoch']}, chosen on validation"
             blocks.append(figures_table(columns, labels, caption))
-    return section("Figures", *blocks)
+    return section("Figures", *blocks, *operating_point_table(metrics))
 
 
 def _data_section(data: ChestData) -> Section:
@@ -112,7 +116,12 @@ def _data_section(data: ChestData) -> Section:
 
 
 def _labelled_images(
-    name: str, part: Part, classes: Sequence[str], probabilities: np.ndarray, raw_probabilities: np.ndarray
+    name: str,
+    part: Part,
+    classes: Sequence[str],
+    probabilities: np.ndarray,
+    raw_probabilities: np.ndarray,
+    decision: Decision,
 ) -> ClassifiedImages:
     """The images of a section whose class is known."""
     labelled = part.labelled
@@ -125,6 +134,7 @@ def _labelled_images(
         probabilities=found,
         raw_probabilities=raw_probabilities[labelled],
         uncertainty=normalised_entropy(torch.from_numpy(found)).numpy(),
+        decision=decision,
         picture=lambda index: part.images[labelled[index]],
     )
 

@@ -78,6 +78,9 @@ class Training(TrainingSettings):
     def broken_rules(self, changed: Mapping[str, Any]) -> list[str]:
         """As in `SettingsModel`."""
         problems = super().broken_rules(changed)
+        if self.method not in _CLASSIFIES[1]:
+            of_classes = [n for n in ("target_specificity", "positive_class", "operating_threshold") if n in changed]
+            problems += [f"{n}={changed[n]!r} has no effect with method={self.method!r}" for n in of_classes]
         try:
             check_image_size(self.image_size)
         except ValueError as error:

@@ -8,7 +8,7 @@ import torch
 from label_efficient.networks.model_info import network_arguments
 from label_efficient.networks.weights import load_weights
 
-from .network import METHODS, MultiMixNet
+from .network import METHODS, MultiMixNet, check_image_size
 from .saliency import encode_with_saliency
 
 
@@ -53,6 +53,7 @@ class ShippedMultiMix(MultiMixNet):
 
 def build_shipped(info: Mapping[str, Any], **changes: Any) -> ShippedMultiMix:
     """The network that `model.pt` has the weights of, see `model_info.network_arguments`."""
+    check_image_size(info["image_size"])
     # Dropout is of training: a description need not have it.
     return ShippedMultiMix(**network_arguments(ShippedMultiMix, {"dropout": 0.0, **info}, changes))
 

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from label_efficient.files import plain_cell
+
 FILE_COLUMNS = ("file", "image", "path", "filename")
 CLASS_COLUMNS = ("class", "label_name")
 _MAX_SHOWN = 20
@@ -51,7 +53,7 @@ def read_cells(path: Path) -> list[list[str]]:
     delimiter = max(",;\t", key=text.split("\n", 1)[0].count)
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
     try:
-        return [[cell.strip() for cell in line] for line in reader]
+        return [[plain_cell(cell.strip()) for cell in line] for line in reader]
     except csv.Error as error:
         raise ValueError(f"{path}, line {reader.line_num}: not readable as CSV ({error})") from error
 

@@ -1,6 +1,5 @@
 """The history of a run: one row an epoch, as `history.csv` and in TensorBoard."""
 
-import csv
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,7 +10,7 @@ import torch
 from ignite.engine import Engine, Events
 
 from label_efficient.engine.distributed import rank_and_size
-from label_efficient.files import write_csv
+from label_efficient.files import read_csv, write_csv
 from label_efficient.run_folder import RunFolder
 
 
@@ -97,5 +96,4 @@ def _scalars(prefix: str, metrics: Mapping[str, Any]) -> dict[str, float]:
 
 def read_history(path: Path) -> list[dict[str, float]]:
     """Rows of a `history.csv`, without its empty cells."""
-    with open(path, newline="", encoding="utf-8") as file:
-        return [{k: float(v) for k, v in row.items() if v != ""} for row in csv.DictReader(file)]
+    return [{k: float(v) for k, v in row.items() if v != ""} for row in read_csv(path)]

@@ -24,18 +24,28 @@ Name = Annotated[str, Field(min_length=1)]
 
 
 class OperatingPoint(BaseModel, strict=True, allow_inf_nan=False):
-    """Threshold of a binary task, of the probability after scaling, and what it reaches on the data of `fitted_on`."""
+    """Threshold of a binary task, of the positive class's probability after scaling (older files: of the second's).
 
+    The figures are what it reaches on the data of `fitted_on`.
+    """
+
+    positive_class: Name | None = None
     threshold: float
     target_specificity: Annotated[float, Field(gt=0, lt=1)]
     sensitivity: Fraction
     specificity: Fraction
+    precision: Fraction | None = None
+    acc: Fraction | None = None
     fitted_on: Name
 
 
 class Calibration(BaseModel, strict=True, allow_inf_nan=False):
-    """Content of `calibration.json`: likelihood and calibration error are of the `n` samples of `fitted_on`."""
+    """Content of `calibration.json`: likelihood and calibration error are of the `n` samples of `fitted_on`.
 
+    `weights_sha256` is the checksum of the weights that it was fitted to; older files do not say it.
+    """
+
+    weights_sha256: Name | None = None
     temperature: PositiveFloat
     fitted_on: Name
     n: Annotated[int, Field(ge=2)]
@@ -104,10 +114,30 @@ def read_calibration(path: Path) -> dict[str, Any]:
     return _checked(record, path)
 
 
-def read_temperature(ckpt_path: str | Path) -> float:
-    """Temperature of the `calibration.json` beside weights; 1 if they were not calibrated."""
+def calibration_of(ckpt_path: str | Path, model_info: Mapping[str, Any]) -> dict[str, Any]:
+    """Content of the `calibration.json` beside weights that are described by `model_info`.
+
+    Without one it is the temperature 1 alone; the log says so where the weights have been calibrated.
+
+    Raises:
+        ValueError: As of `read_calibration`; or if it was fitted to other weights.
+    """
     path = Path(ckpt_path).with_name("calibration.json")
-    return read_calibration(path)["temperature"] if path.is_file() else 1.0
+    if not path.is_file():
+        if model_info.get("calibration"):
+            logger.warning("%s was calibrated, and its calibration.json is not beside it: the probabilities are as "
+                           "trained, and no threshold is used; keep the files together", ckpt_path)  # fmt: skip
+        return {"temperature": 1.0}
+    record = read_calibration(path)
+    fitted_to, own = record.get("weights_sha256"), model_info.get("sha256")
+    if fitted_to and own and fitted_to != own:
+        raise ValueError(
+            f"{path} was fitted to other weights than {ckpt_path} (it names another sha256): copy the one that belongs "
+            "to them, or remove it and evaluate them with calibrate=true"
+        )
+    if not fitted_to:
+        logger.warning("%s does not say which weights it was fitted to: other ones would not be noticed", path)
+    return record
 
 
 def _checked(record: Any, path: Path) -> dict[str, Any]:

@@ -1,6 +1,5 @@
 """Final figures of a classifier's run: validation and test, the last epoch beside the chosen one."""
 
-import logging
 from abc import abstractmethod
 from collections.abc import Mapping
 from typing import Any
@@ -9,14 +8,14 @@ import torch
 from torch.utils.data import BatchSampler, DataLoader, Dataset
 
 from label_efficient.data.image_data import ImageData
+from label_efficient.evaluation.figure_tables import show_operating_point, show_table, side_by_side
+from label_efficient.evaluation.outputs import Outcome
 from label_efficient.evaluation.predictions import prediction_rows
-from label_efficient.evaluation.run_evaluation import Outcome, RunEvaluation, show_table, side_by_side
-from label_efficient.evaluation.thresholds import sensitivity_specificity
+from label_efficient.evaluation.run_evaluation import RunEvaluation
 from label_efficient.networks.weights import load_weights
 
-logger = logging.getLogger(__name__)
-
-SHOWN = ("acc", "auc", "macro_f1", "balanced_accuracy", "quadratic_kappa", "sensitivity", "specificity", "ece", "n")
+SHOWN = ("acc", "auc", "macro_f1", "balanced_accuracy", "quadratic_kappa", "positive_class",
+         "sensitivity", "specificity", "precision", "ece", "n")  # fmt: skip
 
 
 class ClassifierEvaluation(RunEvaluation[Outcome]):
@@ -55,14 +54,11 @@ class ClassifierEvaluation(RunEvaluation[Outcome]):
         return {"task": self.data.task}, {"unlabelled": self.data.unlabelled}
 
     def figures(self, outcomes: Mapping[str, Outcome]) -> dict[str, Any]:
-        """Figures of validation and test, and of the operating point."""
+        """Figures of validation and test."""
         test = outcomes["test"]
         figures: dict[str, Any] = {"validation": self.summary(outcomes["val"]), "test": self.summary(test)}
         figures |= {f"test_{name}": value for name, value in self.by_class(test).items()}
         figures["temperature"] = self.temperature
-        if self.operating_point is not None:
-            found = sensitivity_specificity(test.targets, test.probabilities, self.operating_point["threshold"])
-            figures["operating_point"] = {"validation": self.operating_point, "test": found}
         return figures
 
     def more_metrics(self, outcomes: Mapping[str, Outcome]) -> dict[str, Any]:
@@ -86,6 +82,7 @@ class ClassifierEvaluation(RunEvaluation[Outcome]):
             uncertainty=test.uncertainty,
             multi_label=self.multi_label,
             labels=test.targets,
+            decide=self.decision,
         )
 
     def show(self, metrics: Mapping[str, Any]) -> None:
@@ -95,9 +92,4 @@ class ClassifierEvaluation(RunEvaluation[Outcome]):
             columns[f"test, last epoch ({metrics['last_epoch']['epoch']})"] = metrics["last_epoch"]["test"]
         title = f"figures of epoch {metrics['chosen_epoch']}, chosen on validation AUC"
         show_table(title, side_by_side(SHOWN, columns))
-        if "operating_point" in metrics:
-            logger.info(
-                "at the threshold %(threshold).4f, chosen on validation for a specificity of "
-                "%(target_specificity).2f: test sensitivity %(sensitivity).4f, specificity %(specificity).4f",
-                metrics["operating_point"]["validation"] | metrics["operating_point"]["test"],
-            )
+        show_operating_point(metrics)

@@ -13,6 +13,7 @@ import torch
 from ignite.engine import Engine, Events
 
 from label_efficient.engine.log import log_to_file
+from label_efficient.evaluation.decisions import Decision
 from label_efficient.evaluation.predictions import prediction_rows
 from label_efficient.files import write_csv
 from label_efficient.output_names import picture_names, printable
@@ -22,6 +23,7 @@ from label_efficient.settings import Settings
 logger = logging.getLogger(__name__)
 
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)  # the next image would have none either
+NOT_FINITE = "the network's output is not finite: its training diverged, or amp is too coarse for it"
 
 
 @dataclass(kw_only=True, eq=False)
@@ -33,12 +35,14 @@ class InferenceWriter(ABC):
 
     Args:
         classes: Names of the K classes; empty without any.
+        decision: How `pred` follows from their probabilities.
         num_workers: Threads that write, at least one.
         contact_sheet: Number of least certain images in `figures/least_certain.png`; 0 for none.
     """
 
     run_folder: RunFolder
     classes: Sequence[str]
+    decision: Decision
     settings: Settings
     multi_label: bool = False
     num_workers: int = 0
@@ -87,21 +91,23 @@ class InferenceWriter(ABC):
         loader: Any = engine.state.dataloader
         self.names = self.name_files([item["file"] for item in loader.dataset.data])
         logger.info("%d files, %s", len(loader.dataset), self.settings["ckpt_path"])
+        if self.classes and not self.multi_label:
+            logger.info("%s", self.decision)
 
     def __call__(self, engine: Engine) -> None:
-        """Keep the predictions of a batch, and have its files written; a ValueError if they are not finite."""
+        """Keep the predictions of a batch, and have its files written; one that is not finite is its image's error."""
         batch: Any = engine.state.batch
         output: Any = engine.state.output
         probabilities, uncertainty = self.interpret(output)
-        if not all(torch.isfinite(found).all() for found in (probabilities, uncertainty) if found is not None):
-            raise ValueError("the network's outputs are not finite: its training diverged, or amp is too coarse for it")
+        finite = torch.isfinite(uncertainty if probabilities is None else probabilities.sum(dim=1) + uncertainty)
+        errors = [error or ("" if fine else NOT_FINITE) for error, fine in zip(batch["error"], finite, strict=True)]
         if probabilities is not None:
             self.probabilities.append(probabilities)
         self.uncertainty += uncertainty.tolist()
         self.files += batch["file"]
         self.paths += batch["path"]
-        self.errors += batch["error"]
-        for place, (file, error) in enumerate(zip(batch["file"], batch["error"], strict=True)):
+        self.errors += errors
+        for place, (file, error) in enumerate(zip(batch["file"], errors, strict=True)):
             if error or file in self.first:
                 continue
             self.first[file] = index = len(self.files) - len(batch["file"]) + place
@@ -145,6 +151,7 @@ class InferenceWriter(ABC):
             uncertainty=self.uncertainty,
             multi_label=self.multi_label,
             errors=self.errors,
+            decide=self.decision,
         )
         rows = self.complete(rows)
         write_csv(self.run_folder.file("predictions.csv"), rows)
@@ -158,4 +165,4 @@ class InferenceWriter(ABC):
         logger.info("%d predictions, %d files without: %s", len(rows) - len(bad), len(bad), folder)
         self.run_folder.close()
         if len(bad) == len(rows):
-            raise ValueError(f"none of the {len(rows)} files could be read; the first: {bad[0][1]}")
+            raise ValueError(f"none of the {len(rows)} files has a prediction; the first: {bad[0][1]}")

@@ -22,6 +22,7 @@ from label_efficient.evaluation.predictions import decision_confidence
 logger = logging.getLogger(__name__)
 
 BINARY, ORDINAL, MULTI_LABEL = "binary-class", "ordinal-regression", "multi-label, binary-class"
+ONE_CLASS = 0.95  # share of the decisions from which on they are nearly all of one class
 TASKS = ("multi-class", BINARY, ORDINAL, MULTI_LABEL)
 
 
@@ -46,14 +47,16 @@ def undefined_classes(targets: ArrayLike, probabilities: ArrayLike, task: str, c
     return [name for name, value in zip(classes, values, strict=True) if math.isnan(value)]
 
 
-def summary(targets: ArrayLike, probabilities: ArrayLike, task: str, classes: Sequence[str]) -> dict[str, float]:
+def summary(
+    targets: ArrayLike, probabilities: ArrayLike, task: str, classes: Sequence[str], positive: int = 1
+) -> dict[str, Any]:
     """Figures over all classes, whose K names the log may need.
 
     Returns:
         `auc`, `acc`, `macro_f1`, `balanced_accuracy`, `ece`, `nll` and `n`; for ordinal classes also `quadratic_kappa`;
-        for binary ones `sensitivity` and `specificity` of the second class. For several labels F1 and balanced accuracy
-        are means over labels, `ece` and `nll` are over all N * K decisions. NaN where undefined; a warning in the log
-        names the classes without an AUC.
+        for binary ones `sensitivity`, `specificity` and `precision` of the `positive_class`, which is at the index
+        `positive`. For several labels F1 and balanced accuracy are means over labels, `ece` and `nll` are over all
+        N * K decisions. NaN where undefined; a warning in the log names the classes without an AUC.
     """
     truth, scores = arrays(targets, probabilities, task)
     area = auc(truth, scores, task)
@@ -64,7 +67,7 @@ def summary(targets: ArrayLike, probabilities: ArrayLike, task: str, classes: Se
     rates = _rates(truth, decisions, task, len(classes))
     recall, specificity = rates["recall"], rates["specificity"]
     of_truth = np.where(truth, scores, 1 - scores) if task == MULTI_LABEL else scores[np.arange(len(truth)), truth]
-    result: dict[str, float] = {
+    result: dict[str, Any] = {
         "auc": area,
         "acc": float(np.mean(decisions == truth)),
         "macro_f1": float(np.mean(rates["f1"])),
@@ -80,8 +83,29 @@ def summary(targets: ArrayLike, probabilities: ArrayLike, task: str, classes: Se
         kappa = math.nan if alike else cohen_kappa_score(truth, decisions, labels=labels, weights="quadratic")
         result["quadratic_kappa"] = float(kappa)
     if task == BINARY:
-        result |= {"sensitivity": float(recall[1]), "specificity": float(specificity[1])}
+        named = {"sensitivity": recall, "specificity": specificity, "precision": rates["precision"]}
+        result["positive_class"] = classes[positive]
+        result |= {name: float(rate[positive]) for name, rate in named.items()}
     return result
+
+
+def one_class_remark(targets: np.ndarray, decided: np.ndarray, classes: Sequence[str]) -> str:
+    """What to say of decisions (N,) that are nearly all of one class, and miss most of the others; else nothing.
+
+    Nearly all are 95 %: a set that has so few images of the other classes makes the same accuracy of saying always the
+    same, and a mean over its images does not show that the rest is missed.
+    """
+    said = int(np.bincount(decided).argmax())
+    share, others = float(np.mean(decided == said)), targets != said
+    missed = int(np.sum(decided[others] == said))
+    if share < ONE_CLASS or not others.any() or 2 * missed <= others.sum():
+        return ""
+    most = int(np.bincount(targets).argmax())
+    return (
+        f"{share:.1%} of {len(targets)} images are called {classes[said]!r}, {missed} of the {others.sum()} images of "
+        f"other classes too. Accuracy {np.mean(decided == targets):.3f}; always saying {classes[most]!r}, the "
+        f"commonest class, has {np.mean(targets == most):.3f}"
+    )
 
 
 def per_class(targets: ArrayLike, probabilities: ArrayLike, task: str, classes: Sequence[str]) -> list[dict[str, Any]]:
@@ -166,4 +190,5 @@ def _rates(targets: np.ndarray, decisions: np.ndarray, task: str, num_classes: i
         for columns in zip(truth.T, decided.T, strict=True)
     ]
     (_, precision), (specificity, recall), (_, f1), (_, support) = np.array(by_class).transpose(1, 2, 0)
+    f1[support == 0] = np.nan  # 0 for scikit-learn, if anything was called so
     return {"support": support, "precision": precision, "recall": recall, "specificity": specificity, "f1": f1}

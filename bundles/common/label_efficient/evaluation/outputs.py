@@ -1,11 +1,39 @@
-"""Outputs of a network on a data set."""
+"""Outputs of a network on a data set, and what they say of it."""
 
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import torch
 from monai.networks import eval_mode
 from torch import nn
+
+
+@dataclass
+class Outcome:
+    """What the network says of a section of the data.
+
+    Attributes:
+        logits: N x K, or None of a network without classes.
+        targets: (N,), or N x K of 0 and 1.
+        probabilities: N x K, of the logits at a temperature; empty until then, and without logits.
+        uncertainty: (N,) in 0..1.
+        own_uncertainty: Whether the uncertainty is the network's own, rather than the entropy of the probabilities.
+        found: What else the network says, by name, an image a row.
+    """
+
+    logits: torch.Tensor | None
+    targets: np.ndarray
+    probabilities: np.ndarray = field(default_factory=lambda: np.empty((0, 0)))
+    uncertainty: np.ndarray = field(default_factory=lambda: np.empty(0))
+    own_uncertainty: bool = False
+    found: dict[str, torch.Tensor] = field(default_factory=dict)
+
+    @property
+    def known(self) -> np.ndarray:
+        """Positions of the images with a class."""
+        return np.arange(len(self.targets))
 
 
 def collect_outputs(

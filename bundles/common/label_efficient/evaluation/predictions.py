@@ -1,7 +1,7 @@
 """`predictions.csv`: one line an image."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -17,6 +17,7 @@ def prediction_rows(
     multi_label: bool = False,
     labels: np.ndarray | None = None,
     errors: Sequence[str] | None = None,
+    decide: Callable[[np.ndarray], np.ndarray] | None = None,
 ) -> list[dict[str, Any]]:
     """Rows with file, label (if known), pred (name of the class), p_<class> for every class, uncertainty, error.
 
@@ -29,8 +30,14 @@ def prediction_rows(
             "; ", or is "none".
         labels: Class indices (N,), or 0/1 N x K.
         errors: For every file what was wrong with it, or "". A file with an error has no prediction.
+        decide: Probabilities to class indices, see `decisions.Decision`; by default the most probable class.
     """
     rows = []
+    decided: Any = None
+    if probabilities is not None:
+        decided = (
+            probabilities > 0.5 if multi_label else decide(probabilities) if decide else probabilities.argmax(axis=1)
+        )
     for index, file in enumerate(files):
         row: dict[str, Any] = {"file": file}
         if labels is not None:
@@ -38,7 +45,7 @@ def prediction_rows(
         error = errors[index] if errors is not None else ""
         if probabilities is not None:
             p = probabilities[index]
-            row["pred"] = "" if error else _names(p > 0.5 if multi_label else int(p.argmax()), classes)
+            row["pred"] = "" if error else _names(decided[index], classes)
             row.update({f"p_{name}": "" if error else f"{p[k]:.6f}" for k, name in enumerate(classes)})
         row["uncertainty"] = "" if error else f"{uncertainty[index]:.6f}"
         row["error"] = error

@@ -1,10 +1,11 @@
 """Final figures of a run, whatever its tasks: the steps from its weights to what it leaves."""
 
 import logging
+import math
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
@@ -13,43 +14,18 @@ import torch
 
 from label_efficient.engine.distributed import rank_and_size
 from label_efficient.engine.history import read_history
-from label_efficient.engine.log import table
-from label_efficient.evaluation.calibration import fit_temperature, read_temperature, write_calibration
-from label_efficient.evaluation.metrics import BINARY, MULTI_LABEL, confusion, per_class, summary
+from label_efficient.evaluation.calibration import calibration_of, fit_temperature, write_calibration
+from label_efficient.evaluation.decisions import Decision, positive_index, saved_decision
+from label_efficient.evaluation.metrics import MULTI_LABEL, confusion, one_class_remark, per_class, summary
+from label_efficient.evaluation.outputs import Outcome
 from label_efficient.evaluation.predictions import normalised_entropy
-from label_efficient.evaluation.thresholds import threshold_at_specificity
-from label_efficient.files import read_json, versions, write_csv, write_json
+from label_efficient.evaluation.thresholds import at_threshold, threshold_at_specificity
+from label_efficient.files import sha256, versions, write_csv, write_json
 from label_efficient.networks.weights import check_model_info, load_weights
 from label_efficient.run_folder import RunFolder
-from label_efficient.settings import Settings
+from label_efficient.settings import Settings, SettingsError
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass
-class Outcome:
-    """What the network says of a section of the data.
-
-    Attributes:
-        logits: N x K, or None of a network without classes.
-        targets: (N,), or N x K of 0 and 1.
-        probabilities: N x K, of the logits at a temperature; empty until then, and without logits.
-        uncertainty: (N,) in 0..1.
-        own_uncertainty: Whether the uncertainty is the network's own, rather than the entropy of the probabilities.
-        found: What else the network says, by name, an image a row.
-    """
-
-    logits: torch.Tensor | None
-    targets: np.ndarray
-    probabilities: np.ndarray = field(default_factory=lambda: np.empty((0, 0)))
-    uncertainty: np.ndarray = field(default_factory=lambda: np.empty(0))
-    own_uncertainty: bool = False
-    found: dict[str, torch.Tensor] = field(default_factory=dict)
-
-    @property
-    def known(self) -> np.ndarray:
-        """Positions of the images with a class."""
-        return np.arange(len(self.targets))
 
 
 OutcomeT = TypeVar("OutcomeT", bound=Outcome)
@@ -70,7 +46,9 @@ class RunEvaluation(ABC, Generic[OutcomeT]):
         calibrate: Whether to fit a temperature on validation and use it for all probabilities. If not, that of the
             weights is used, if they have one.
         target_specificity: For binary tasks: specificity at which the sensitivity is given; the threshold is chosen
-            on validation. None for no threshold.
+            on validation, saved with the calibration, and decides from then on.
+        positive_class: As of `decisions.positive_index`.
+        operating_threshold: As of `decisions.saved_decision`.
     """
 
     data: Any
@@ -83,7 +61,9 @@ class RunEvaluation(ABC, Generic[OutcomeT]):
     device: Any = "cpu"
     amp: bool | str = False
     calibrate: bool = False
-    target_specificity: float | None = None
+    target_specificity: float = 0.95
+    positive_class: Any = None
+    operating_threshold: float | None = None
 
     def __post_init__(self) -> None:
         self.ckpt_path, self.output_dir = Path(self.ckpt_path), self.run_folder.output_dir
@@ -91,6 +71,8 @@ class RunEvaluation(ABC, Generic[OutcomeT]):
         self.multi_label = self.task == MULTI_LABEL
         self.temperature = 1.0
         self.operating_point: dict[str, Any] | None = None
+        self.info: dict[str, Any] = {}
+        self.decision = Decision(self.data.classes)
 
     @abstractmethod
     def expected_info(self) -> dict[str, Any]:
@@ -129,12 +111,13 @@ class RunEvaluation(ABC, Generic[OutcomeT]):
         if rank_and_size()[0] != 0:
             return None
         self.run_folder.open()
-        check_model_info(self.ckpt_path, {"classes": self.data.classes} | self.expected_info())
+        self.info = check_model_info(self.ckpt_path, {"classes": self.data.classes} | self.expected_info())
         load_weights(self.network, self.ckpt_path)
         self.network.to(self.device).eval()
         raw = {name: self.at_temperature(self.outcome(name), 1.0) for name in self.sections()}
         self._calibrate(raw["val"])
         outcomes = {name: self.at_temperature(outcome, self.temperature) for name, outcome in raw.items()}
+        self._warn(outcomes)
         metrics = self._metrics(outcomes)
         self.run_folder.forget("predictions.csv", "report.html", "figures", "masks")  # of an earlier evaluation
         write_json(self.run_folder.file("metrics.json"), metrics)
@@ -169,33 +152,85 @@ class RunEvaluation(ABC, Generic[OutcomeT]):
             raise ValueError(f"{self.ckpt_path}: the network's outputs on {section} are not finite; training diverged")
 
     def _calibrate(self, val: OutcomeT) -> None:
+        """Set temperature, operating point and decision: fitted to validation, or those of weights fitted before."""
         if val.logits is None:
             return
-        known = val.known
+        known, folder = val.known, self.run_folder.weights
         logits, targets = val.logits[known], val.targets[known]
-        if self.calibrate:
-            self.temperature = fit_temperature(logits, targets, self.multi_label)
-        else:
-            # Weights that were calibrated before are evaluated as inference uses them.
-            self.temperature = read_temperature(self.ckpt_path)
+        # Weights that were calibrated before are evaluated as inference uses them.
+        record = {} if self.calibrate else calibration_of(self.ckpt_path, self.info)
+        self.temperature = record["temperature"] if record else fit_temperature(logits, targets, self.multi_label)
         calibrated = self.at_temperature(val, self.temperature)
-        if self.task == BINARY and self.target_specificity is not None:
-            point = threshold_at_specificity(targets, calibrated.probabilities[known], self.target_specificity)
+        task = self.info.get("task")
+        positive = positive_index(self.positive_class, self.data.classes, task, self.info.get("positive_class"))
+        self.decision = Decision(self.data.classes, positive)
+        self.operating_point = record.get("operating_point")
+        if self.operating_point is None and positive is not None and len(np.unique(targets)) == 2:
+            probabilities = calibrated.probabilities[known]
+            found = threshold_at_specificity(targets, probabilities, self.target_specificity, positive)
             self.operating_point = {
-                **point, "target_specificity": self.target_specificity, "fitted_on": "validation",
+                "positive_class": self.data.classes[positive], **{k: v for k, v in found.items() if not math.isnan(v)},
+                "target_specificity": self.target_specificity, "fitted_on": "validation",
             }  # fmt: skip
+        elif self.operating_point and "target_specificity" in self.settings.changed:
+            chosen_for = self.operating_point["target_specificity"]
+            if chosen_for != self.target_specificity:
+                raise SettingsError(
+                    f"target_specificity={self.target_specificity} has no effect: the threshold in calibration.json "
+                    f"is for {chosen_for}; calibrate=true chooses another"
+                )
         if self.calibrate:
             before, after = (self.summary(outcome, known) for outcome in (val, calibrated))
-            record: dict[str, Any] = {"temperature": self.temperature, "fitted_on": "validation", "n": len(targets)}
+            record = {"weights_sha256": sha256(self.ckpt_path), "temperature": self.temperature}
+            record |= {"fitted_on": "validation", "n": len(targets)}
             for name in ("nll", "ece"):
                 record |= {f"{name}_before": before[name], f"{name}_after": after[name]}
             if self.operating_point is not None:
                 record["operating_point"] = self.operating_point
-            write_calibration(self.run_folder.weights.file("calibration.json"), record)
+            write_calibration(folder.file("calibration.json"), record)
+            if self.ckpt_path.parent.resolve() == folder.output_dir.resolve():
+                said = {"temperature": self.temperature, "operating_point": record.get("operating_point")}
+                model_info = folder.file(self.ckpt_path.with_suffix(".json").name)
+                write_json(model_info, {**self.info, "calibration": said})
+        self.decision = saved_decision(
+            {**self.info, "classes": self.data.classes}, record, self.positive_class, self.operating_threshold
+        )
 
-    def summary(self, outcome: Outcome, members: np.ndarray | None = None) -> dict[str, float]:
+    def _warn(self, outcomes: Mapping[str, OutcomeT]) -> None:
+        """Say which class is the positive one, and what the figures hide."""
+        positive, classes = self.decision.positive, self.data.classes
+        if positive is not None and self.positive_class is None:
+            logger.log(
+                logging.INFO if self.data.name == "demo" else logging.WARNING,
+                "sensitivity, specificity, precision and threshold are of %r: give positive_class=%r if that is what "
+                "must not be missed", classes[positive], classes[1 - positive],
+            )  # fmt: skip
+        rules = [Decision(self.data.classes, self.decision.positive)]
+        if self.decision.threshold is not None:
+            rules.append(self.decision)
+        for name, outcome in outcomes.items():
+            for rule in rules if outcome.logits is not None and len(outcome.known) and not self.multi_label else ():
+                targets, probabilities = self._pairs(outcome, None)
+                if remark := one_class_remark(targets, rule(probabilities), self.data.classes):
+                    logger.warning("%s, %s: %s", name, rule, remark)
+
+    def summary(self, outcome: Outcome, members: np.ndarray | None = None) -> dict[str, Any]:
         """The figures of an outcome, or of some of its images, see `metrics.summary`."""
-        return summary(*self._pairs(outcome, members), self.task, self.data.classes)
+        positive = self.decision.positive if self.decision.positive is not None else 1
+        return summary(*self._pairs(outcome, members), self.task, self.data.classes, positive)
+
+    def operating_figures(self, outcomes: Mapping[str, OutcomeT]) -> dict[str, Any]:
+        """Of a binary task: the operating point, what it reaches in every section, and what decides `pred`."""
+        if self.operating_point is None:
+            return {}
+        point, classes = self.operating_point, self.data.classes
+        positive = classes.index(point.get("positive_class", classes[1]))
+        found = {
+            name: at_threshold(*self._pairs(outcome, None), point["threshold"], positive)
+            for name, outcome in outcomes.items()
+            if name != "val" and outcome.logits is not None and len(outcome.known)
+        }
+        return {"operating_point": {"validation": point, **found, "decides": str(self.decision)}}
 
     def by_class(self, outcome: Outcome, members: np.ndarray | None = None) -> dict[str, Any]:
         """`per_class` and `confusion` of an outcome, or of some of its images, see `metrics`."""
@@ -209,13 +244,13 @@ class RunEvaluation(ABC, Generic[OutcomeT]):
         return outcome.targets[chosen], outcome.probabilities[chosen]
 
     def _metrics(self, outcomes: Mapping[str, OutcomeT]) -> dict[str, Any]:
-        info = read_json(self.ckpt_path.with_suffix(".json"), "the description of the weights")
         about, about_data = self.about()
         return {
             "dataset": self.data.name,
             **about,
-            "chosen_epoch": info.get("best_epoch"),
+            "chosen_epoch": self.info.get("best_epoch"),
             **self.figures(outcomes),
+            **self.operating_figures(outcomes),
             "seed": self.settings["seed"],
             "settings": self.settings,
             "versions": versions(),
@@ -226,7 +261,7 @@ class RunEvaluation(ABC, Generic[OutcomeT]):
                 "counts": self.data.counts(),
                 **about_data,
             },
-            "weights_sha256": info.get("sha256"),
+            "weights_sha256": self.info.get("sha256"),
             **self.more_metrics(outcomes),
         }
 
@@ -239,20 +274,3 @@ class RunEvaluation(ABC, Generic[OutcomeT]):
         path = self.output_dir / "history.csv"
         history = read_history(path) if path.is_file() else []
         return {"data": self.data, "settings": self.settings, "metrics": metrics, "history": history}
-
-
-def show_table(title: str, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Log rows as a table, if there are any; figures with four digits."""
-    if rows:
-        logger.info("%s:\n%s", title, table(rows, lambda v: f"{v:.4f}" if isinstance(v, float) else str(v)))
-
-
-def side_by_side(
-    names: Sequence[str], columns: Mapping[str, Mapping[str, Any]], head: str = "figure"
-) -> list[dict[str, Any]]:
-    """Rows of a table: a figure a row, under `head` its name, as far as a column has it."""
-    return [
-        {head: name, **{column: values.get(name, "") for column, values in columns.items()}}
-        for name in names
-        if any(name in values for values in columns.values())
-    ]

@@ -10,6 +10,7 @@ from torch import nn
 
 from label_efficient.networks.backbones import Backbone
 from label_efficient.networks.imagenet_weights import ADDRESS, load_imagenet
+from label_efficient.networks.weights import read_weights
 
 logger = logging.getLogger(__name__)
 
@@ -98,26 +99,15 @@ def _load_earlier(network: nn.Module, parts: WeightParts, path: Path) -> None:
 
 
 def _read(path: Path, parts: WeightParts, whole: Mapping[str, torch.Tensor]) -> Mapping[str, torch.Tensor]:
-    """A plain state dict with names of the network whose state dict is `whole`."""
-    if not path.is_file():
-        raise FileNotFoundError(f"ckpt_path: {path} does not exist")
-    try:
-        weights = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:
-        raise ValueError(
-            f"ckpt_path: {path} is not readable as weights ({str(error)[:300]}): it is damaged or of another kind, "
-            "expected the model.pt of a run of this bundle"
-        ) from error
-    names = list(weights) if isinstance(weights, Mapping) else []
-    if all(isinstance(weights[name], torch.Tensor) for name in names):
-        if any(str(name).startswith(parts.core) for name in names):
-            return weights
-        if names and parts.core_alone:
-            # What released weights never have stays as it is.
-            beside = {k: v for k, v in whole.items() if not k.startswith(parts.core)}
-            return beside | {parts.core + name: weights[name] for name in names}
-    found = f"its first names are {names[:3]}" if names else f"it holds a {type(weights).__name__}"
+    """Weights with names of the network whose state dict is `whole`."""
+    weights = read_weights(path)
+    if any(name.startswith(parts.core) for name in weights):
+        return weights
+    if weights and parts.core_alone:
+        # What released weights never have stays as it is.
+        beside = {k: v for k, v in whole.items() if not k.startswith(parts.core)}
+        return beside | {parts.core + name: weights[name] for name in weights}
     raise ValueError(
-        f"ckpt_path: {path} is of another bundle, or no plain weights ({found}): expected the model.pt of a run of "
-        "this bundle"
+        f"ckpt_path: {path} is of another bundle (its first names are {list(weights)[:3]}): expected the model.pt of a "
+        "run of this bundle"
     )

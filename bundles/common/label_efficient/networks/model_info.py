@@ -1,10 +1,13 @@
 """The arguments of a network, out of the description of its weights (`model.json`; `model_info` in the configs)."""
 
 import inspect
+import logging
 from collections.abc import Mapping
 from typing import Any
 
 from torch import nn
+
+logger = logging.getLogger(__name__)
 
 
 def network_arguments(network: type[nn.Module], info: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
@@ -20,6 +23,9 @@ def network_arguments(network: type[nn.Module], info: Mapping[str, Any], changes
     if unknown := [name for name in changes if name not in names]:
         raise ValueError(f"network_def: the network has no {', '.join(unknown)}, expected any of {', '.join(names)}")
     values = {"num_classes": len(info["classes"]), **info, **changes}
+    for name in changes:
+        if values[name] != info.get(name, values[name]):
+            logger.warning("network_def: %s=%r, and the weights were trained with %r", name, values[name], info[name])
     if missing := [name for name in names if name not in values]:
         raise ValueError(f"the description of the network lacks {', '.join(missing)}; it has {', '.join(info)}")
     return {name: values[name] for name in names}

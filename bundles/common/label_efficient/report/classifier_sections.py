@@ -11,6 +11,7 @@ from markupsafe import Markup
 
 from label_efficient.data.image_data import ImageData
 from label_efficient.data.picture_transforms import to_uint8_picture
+from label_efficient.evaluation.decisions import Decision
 from label_efficient.evaluation.predictions import decision_confidence
 from label_efficient.report.figures import save_confusion_matrix, save_reliability, save_roc
 from label_efficient.report.page import Section, figure, gallery, section, table, thumbnail
@@ -25,8 +26,9 @@ LABELS = {
     "quadratic_kappa": "quadratic kappa",
     "ece": "expected calibration error",
     "nll": "negative log-likelihood",
-    "sensitivity": "sensitivity at 0.5",
-    "specificity": "specificity at 0.5",
+    "sensitivity": "sensitivity of {positive_class} at 0.5",
+    "specificity": "specificity of {positive_class} at 0.5",
+    "precision": "precision of {positive_class} at 0.5",
     "n": "images",
 }
 
@@ -41,6 +43,7 @@ class ClassifiedImages:
         probabilities: N x K, after calibration if there was one.
         raw_probabilities: N x K, before.
         uncertainty: (N,) in 0..1.
+        decision: How the class of an image was decided.
         picture: Gives an image as stored, by its position.
     """
 
@@ -51,6 +54,7 @@ class ClassifiedImages:
     probabilities: np.ndarray
     raw_probabilities: np.ndarray
     uncertainty: np.ndarray
+    decision: Decision
     picture: Callable[[int], np.ndarray]
 
     @classmethod
@@ -72,21 +76,32 @@ def figures_section(metrics: Mapping[str, Any]) -> Section:
         columns[f"test, last epoch ({metrics['last_epoch']['epoch']})"] = metrics["last_epoch"]["test"]
     caption = f"Epoch {metrics['chosen_epoch']}, chosen on validation AUC"
     blocks = [figures_table(columns, LABELS, caption)]
-    if "operating_point" in metrics:
-        point, found = metrics["operating_point"]["validation"], metrics["operating_point"]["test"]
-        rows = [[name, point[name], found[name]] for name in ("sensitivity", "specificity")]
-        caption = (
-            f"Threshold {point['threshold']:.4f}, chosen on validation for a specificity of at least "
-            f"{point['target_specificity']}"
-        )
-        blocks.append(table(["", "validation", "test"], rows, caption))
-    return section("Figures", *blocks)
+    return section("Figures", *blocks, *operating_point_table(metrics))
+
+
+def operating_point_table(metrics: Mapping[str, Any]) -> list[Any]:
+    """What the operating point of a binary task reaches, in a list; an empty one without any."""
+    if "operating_point" not in metrics:
+        return []
+    point = metrics["operating_point"]
+    columns = {name: figures for name, figures in point.items() if isinstance(figures, Mapping)}
+    validation, names = point["validation"], ("sensitivity", "specificity", "precision", "acc")
+    of = validation.get("positive_class", "the second class")
+    caption = (
+        f"At the threshold {validation['threshold']:.4f} of {of}, chosen on validation for a specificity of at least "
+        f"{validation['target_specificity']}"
+    )
+    rows = [[LABELS[name].format(positive_class=of).replace(" at 0.5", ""), *[c.get(name) for c in columns.values()]]
+            for name in names]  # fmt: skip
+    how = f"{point['decides']}. The threshold is saved with calibrate=true; operating_threshold sets another."
+    return [table(["", *columns], rows, caption), how]
 
 
 def figures_table(columns: Mapping[str, Mapping[str, Any]], labels: Mapping[str, str], caption: str) -> Markup:
     """Figures side by side, by the title of their column; those of the labels that any column has, in that order."""
+    of = next((values["positive_class"] for values in columns.values() if "positive_class" in values), "")
     rows = [
-        [label, *[values.get(name) for values in columns.values()]]
+        [label.format(positive_class=of), *[values.get(name) for values in columns.values()]]
         for name, label in labels.items()
         if any(name in values for values in columns.values())
     ]
@@ -111,7 +126,8 @@ def class_section(
         path = save_confusion_matrix(folder / "confusion_matrix.png", counts=np.asarray(counts), classes=shown.classes)
         blocks.append(figure(path, f"Confusion matrix, {shown.where}"))
     path = folder / "roc.png"
-    save_roc(path, targets=shown.targets, probabilities=shown.probabilities, classes=shown.classes)
+    positive = shown.decision.positive
+    save_roc(path, targets=shown.targets, probabilities=shown.probabilities, classes=shown.classes, positive=positive)
     blocks.append(figure(path, f"ROC curves, {shown.where}"))
     return section("Classes", *blocks)
 
@@ -142,7 +158,7 @@ def hardest_section(shown: ClassifiedImages) -> Section:
         if shown.multi_label:
             found = f"least probability of a true statement {truth[index]:.2f}"
         else:
-            said = shown.classes[int(probabilities[index].argmax())]
+            said = shown.classes[int(shown.decision(probabilities[index : index + 1])[0])]
             found = f"is {shown.classes[targets[index]]} ({truth[index]:.2f}), said {said}"
         caption = f"{shown.files[index]}: {found}, uncertainty {shown.uncertainty[index]:.2f}"
         items.append((thumbnail(to_uint8_picture(shown.picture(index))), caption))

@@ -53,8 +53,10 @@ def save_confusion_matrix(path: Path, *, counts: np.ndarray, classes: Sequence[s
     return save_figure(figure, path)
 
 
-def save_roc(path: Path, *, targets: np.ndarray, probabilities: np.ndarray, classes: Sequence[str]) -> Path:
-    """One-vs-rest ROC curve of every class; two exclusive classes give the second one's curve.
+def save_roc(
+    path: Path, *, targets: np.ndarray, probabilities: np.ndarray, classes: Sequence[str], positive: int | None = 1
+) -> Path:
+    """One-vs-rest ROC curve of every class; two exclusive classes give that of the `positive` one.
 
     Of class indices (N,), or 0/1 N x K for several labels an image, and probabilities N x K.
     """
@@ -62,7 +64,7 @@ def save_roc(path: Path, *, targets: np.ndarray, probabilities: np.ndarray, clas
 
     num_classes = len(classes)
     truth = targets if targets.ndim == 2 else targets[:, None] == np.arange(num_classes)
-    shown = [1] if targets.ndim == 1 and num_classes == 2 else range(num_classes)
+    shown = [positive] if targets.ndim == 1 and num_classes == 2 and positive is not None else range(num_classes)
 
     columns = 1 if len(shown) <= 16 else 2
     figure = new_figure(5.2 + 3.2 * columns, 5.0)

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from label_efficient.evaluation.decisions import Decision
 from label_efficient.files import versions
 from label_efficient.report.bundle_page import write_bundle_page
 from label_efficient.report.page import Section, figure, section, table
@@ -14,11 +15,11 @@ from label_efficient.run_folder import RunFolder
 from label_efficient.settings import Settings
 
 
-def classes_section(rows: Sequence[Mapping[str, Any]], classes: Sequence[str]) -> Section:
+def classes_section(rows: Sequence[Mapping[str, Any]], classes: Sequence[str], decision: Decision) -> Section:
     """How often each class was predicted in rows of `predictions.csv`; after the classes, combinations of labels."""
     said = Counter(row["pred"] for row in rows if not row["error"])
     counts = [[name, said[name]] for name in dict.fromkeys([*classes, *said])]
-    return section("Predicted classes", table(["class", "images"], counts))
+    return section("Predicted classes", table(["class", "images"], counts), str(decision) if len(classes) == 2 else "")
 
 
 def least_certain_section(run_folder: RunFolder, images: Sequence[np.ndarray], captions: Sequence[str]) -> Section:
