@@ -123,6 +123,8 @@ class _AnyRun(SettingsModel):
         "where everything is written", RUN, default="`runs/<dataset>-<method>` in the bundle", min_length=1
     )
 
+    debug: bool = setting("on the command line: show the traceback of an error, not its sentence alone", RUN)
+
     @field_validator("device")
     @classmethod
     def _is_a_device(cls, value: Any) -> Any:

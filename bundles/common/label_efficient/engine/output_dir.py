@@ -8,9 +8,8 @@ from label_efficient.settings import SettingsError
 
 logger = logging.getLogger(__name__)
 
-_FILES = (
-    "checkpoint.pt model.pt model.json calibration.json history.csv metrics.json predictions.csv report.html".split()
-)
+_FILES = """checkpoint.pt checkpoint_before.pt model.pt model.json calibration.json history.csv metrics.json
+predictions.csv report.html""".split()
 _FOLDERS = ("tensorboard", "figures")
 
 

@@ -93,7 +93,7 @@ class RunRecord:
         if rank == 0:
             for remains in self.output_dir.glob(".*.tmp"):  # of a run that was killed while it wrote
                 remains.unlink()
-        if self.settings["resume"] and self.checkpoint.path.is_file():
+        if self.settings["resume"] and self.checkpoint.exists():
             self.checkpoint.restore(engine)
             self.best_weights.stops(engine)
         elif rank == 0:

@@ -12,7 +12,9 @@ from typing import Any
 import torch
 from ignite.engine import Engine, Events
 
+from label_efficient.engine.ending import if_broken_off
 from label_efficient.engine.log import log_to_file
+from label_efficient.engine.progress import Bar
 from label_efficient.evaluation.output_names import picture_names
 from label_efficient.evaluation.predictions import prediction_rows
 from label_efficient.files import write_csv
@@ -84,6 +86,7 @@ class InferenceWriter(ABC):
         loader: Any = engine.state.dataloader
         self.names = self.name_files([item["file"] for item in loader.dataset.data])
         logger.info("%d files, %s", len(loader.dataset), self.settings["ckpt_path"])
+        self.bar = Bar("inference", len(loader.dataset))
 
     def __call__(self, engine: Engine) -> None:
         """Keep the predictions of a batch, and have its files written; a ValueError if they are not finite."""
@@ -104,6 +107,9 @@ class InferenceWriter(ABC):
             self.first[file] = index = len(self.files) - len(batch["file"]) + place
             if (job := self.job(index, place, batch)) is not None:
                 self.pending.append((index, self.pool.submit(job)))
+        self.bar.to(len(self.files))
+        some = f"{len(self.files)} of {self.bar.total} images were predicted"
+        if_broken_off(f"{some}, and none of it is kept: predictions.csv is written at the end")
         # Bounded: where writing is slower than the network, the network waits.
         while len(self.pending) > len(batch["file"]):
             self.collect()
@@ -118,6 +124,8 @@ class InferenceWriter(ABC):
         return sorted(self.first.values(), key=lambda index: -self.uncertainty[index])[:count]
 
     def _finish(self, engine: Engine) -> None:
+        self.bar.close()
+        logger.info("writing the predictions and the report")
         while self.pending:
             self.collect()
         self.pool.shutdown()
@@ -134,9 +142,9 @@ class InferenceWriter(ABC):
         rows = self.complete(rows)
         write_csv(self.output_dir / "predictions.csv", rows)
         bad = [(file, error) for file, error in zip(self.files, self.errors, strict=True) if error]
-        self.report(rows, bad)
         for file, error in bad:
             logger.warning("no prediction for %s: %s", file, error)
+        self.report(rows, bad)
         logger.info("%d predictions, %d files without: %s", len(rows) - len(bad), len(bad), self.output_dir)
         if len(bad) == len(rows):
             raise ValueError(f"none of the {len(rows)} files could be read; the first: {bad[0][1]}")

@@ -10,6 +10,7 @@ from torch import nn
 
 from label_efficient.networks.backbones import Backbone
 from label_efficient.networks.imagenet_weights import ADDRESS, load_imagenet
+from label_efficient.tensor_files import read_tensors
 
 logger = logging.getLogger(__name__)
 
@@ -102,12 +103,9 @@ def _read(path: Path, parts: WeightParts, whole: Mapping[str, torch.Tensor]) -> 
     if not path.is_file():
         raise FileNotFoundError(f"ckpt_path: {path} does not exist")
     try:
-        weights = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:
-        raise ValueError(
-            f"ckpt_path: {path} is not readable as weights ({str(error)[:300]}): it is damaged or of another kind, "
-            "expected the model.pt of a run of this bundle"
-        ) from error
+        weights = read_tensors(path)
+    except ValueError as error:
+        raise ValueError(f"ckpt_path: {error}: expected the model.pt of a run of this bundle") from None
     names = list(weights) if isinstance(weights, Mapping) else []
     if all(isinstance(weights[name], torch.Tensor) for name in names):
         if any(str(name).startswith(parts.core) for name in names):

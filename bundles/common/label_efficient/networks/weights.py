@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from label_efficient.files import read_json, sha256, versions, write_json, write_whole
+from label_efficient.tensor_files import read_tensors
 
 
 def load_weights(network: nn.Module, path: str | Path) -> None:
@@ -15,8 +16,7 @@ def load_weights(network: nn.Module, path: str | Path) -> None:
     if not Path(path).is_file():
         raise FileNotFoundError(f"ckpt_path: {path} does not exist; train first, or give the weights of a run")
     try:
-        weights = torch.load(path, map_location="cpu", weights_only=True)
-        network.load_state_dict(weights)
+        network.load_state_dict(read_tensors(path))
     except Exception as error:
         raise ValueError(
             f"ckpt_path: {path} does not hold the weights of this network ({str(error)[:500]}). The settings "
