@@ -1,7 +1,9 @@
 """Files written whole or not at all, JSON, CSV, arrays, checksums, versions."""
 
 import csv
+import errno
 import hashlib
+import io
 import json
 import math
 import os
@@ -20,18 +22,54 @@ import numpy as np
 _FORMULA = tuple("=+-@\t\r\n\uff1d\uff0b\uff0d\uff20")
 _NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)(e[+-]?[0-9]+)?|-inf", re.IGNORECASE)
 
+_THEN = "then type the command again (a training goes on with resume=true)"
+DISK_FULL = {
+    errno.ENOSPC: f"no space left on its disk: free some, {_THEN}",
+    errno.EDQUOT: f"the quota of its disk is used up: free some, {_THEN}",
+    errno.EFBIG: f"larger than a file may be here (see `ulimit -f`): raise the limit, {_THEN}",
+}
 
-def write_whole(path: str | Path, write: Callable[[BinaryIO], Any]) -> None:
-    """Write a file whole or not at all: under a temporary name beside it, then renamed."""
+
+class _Disk(io.FileIO):
+    """A file that remembers the error of a write: torch.save turns it into one that says nothing of the disk."""
+
+    error: OSError | None = None
+
+    def write(self, data: Any) -> int:
+        try:
+            return super().write(data)
+        except OSError as error:
+            self.error = error
+            raise
+
+
+def write_whole(path: str | Path, write: Callable[[BinaryIO], Any], *, earlier: Path | None = None) -> None:
+    """Write a file whole or not at all: under a temporary name beside it, then renamed.
+
+    The file that was there is replaced, or kept under the name `earlier`.
+
+    Raises:
+        OSError: Naming the file and, of a full disk, what to do; what was there is as it was.
+    """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    name = hashlib.sha256(path.name.encode(errors="backslashreplace")).hexdigest()[:16]  # of any length
+    temporary = path.with_name(f".{name}.{os.getpid()}.tmp")
+    disk = None
     try:
-        with open(temporary, "wb") as file:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        disk = _Disk(temporary, "wb")
+        with io.BufferedWriter(disk) as file:
             write(file)
             file.flush()
             os.fsync(file.fileno())
+        if earlier is not None and path.is_file():
+            os.replace(path, earlier)
         os.replace(temporary, path)
+    except Exception as error:
+        cause = (disk and disk.error) or error
+        if isinstance(cause, OSError) and (cause is not error or cause.errno in DISK_FULL):
+            raise OSError(cause.errno, DISK_FULL.get(cause.errno or 0, cause.strerror), str(path)) from error
+        raise
     finally:
         temporary.unlink(missing_ok=True)
 

@@ -1,10 +1,10 @@
 """Everything that leans on MONAI's inside, and why it has to."""
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
-from monai.bundle import ConfigParser
+from monai.bundle import ConfigParser, ConfigWorkflow
 
 # Written into a parsed config by MONAI's experiment tracking and by MONAI Label: nobody's typing error.
 CONSUMER_KEYS = frozenset(
@@ -98,23 +98,28 @@ def changes_of_consumers() -> dict[str, Any]:
     return changes
 
 
-def show_cause_last() -> None:
-    """Let an error on the command line end with its cause.
+def on_command_line() -> bool:
+    """Whether this process is `python -m monai.bundle`, rather than a program that uses bundles."""
+    spec = getattr(sys.modules["__main__"], "__spec__", None)
+    return spec is not None and spec.name == "monai.bundle.__main__"
 
-    MONAI wraps what its objects raise into "Failed to instantiate component": the sentence that helps would stand in
-    the middle of a long traceback.
+
+def wrap_run(wrap: Callable[[Callable[[], Any]], Callable[[], Any]]) -> None:
+    """Wrap `run` of the workflow that is being initialised: what a config runs is a list, and has no place for that.
+
+    Once: a workflow is initialised again after a property of it was set.
     """
-    if sys.excepthook is not sys.__excepthook__:
-        return
+    workflow = _calling(ConfigWorkflow)
+    if workflow is not None and "run" not in vars(workflow):
+        workflow.run = wrap(workflow.run)
 
-    def hook(kind: Any, error: BaseException, trace: Any) -> None:
-        sys.__excepthook__(kind, error, trace)
-        cause: BaseException = error
-        while type(cause) is RuntimeError and str(cause).startswith("Failed to ") and cause.__cause__ is not None:
-            cause = cause.__cause__
-        print(f"\nERROR: {type(cause).__name__}: {cause}", file=sys.stderr)
 
-    sys.excepthook = hook
+def causes(error: BaseException) -> list[BaseException]:
+    """The error and what MONAI has wrapped into it, into "Failed to instantiate component"; the cause is the last."""
+    found = [error]
+    while type(found[-1]) is RuntimeError and str(found[-1]).startswith("Failed to ") and found[-1].__cause__:
+        found.append(found[-1].__cause__)
+    return found
 
 
 def _given(key: str) -> Any:
@@ -123,10 +128,14 @@ def _given(key: str) -> Any:
 
 
 def _calling_parser() -> ConfigParser | None:
+    return _calling(ConfigParser)
+
+
+def _calling(kind: type[Any]) -> Any:
     frame = sys._getframe(1)
     while frame is not None:
         owner = frame.f_locals.get("self")
-        if isinstance(owner, ConfigParser):
+        if isinstance(owner, kind):
             return owner
         frame = frame.f_back  # type: ignore[assignment]
     return None

@@ -154,6 +154,8 @@ class _AnyRun(SettingsModel):
         "replace an earlier run in `output_dir` once there is a model (inference: predictions) to take its place", RUN
     )
 
+    debug: bool = setting("on the command line: show the traceback of an error, not its sentence alone", RUN)
+
     @field_validator("device")
     @classmethod
     def _is_a_device(cls, value: Any) -> Any:

@@ -37,7 +37,6 @@ def read_settings(bundle_root: str, model: type[SettingsModel]) -> Settings:
     Raises:
         SettingsError: Naming all the settings at fault; for an unknown one, the nearest known one.
     """
-    monai_bridge.show_cause_last()
     check_copy(inspect.getfile(model), bundle_root)
     folder = Path(bundle_root) / "configs"
     files = {p.name: json.loads(p.read_text(encoding="utf-8")) for p in sorted(folder.glob("*.json"))}

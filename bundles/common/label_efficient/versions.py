@@ -5,10 +5,13 @@ from pathlib import Path
 
 from label_efficient import __version__
 
+PACKAGES = {"label_efficient"}  # of ours that this process uses: the library, and the bundles'
+
 
 def require(package_file: str) -> None:
     """Refuse (ImportError) a bundle, by its `__init__.py`, that needs another major or minor version of the library."""
     package = Path(package_file).resolve().parent
+    PACKAGES.add(package.name)
     needed = _metadata(package.parent)["required_packages_version"]["label_efficient"]
     if __version__.split(".")[:2] != needed.split(".")[:2]:
         raise ImportError(

@@ -7,3 +7,5 @@ except ModuleNotFoundError as error:
         "gated_attention needs label_efficient: `python -m pip install .` in the repository, or use the released zip"
     ) from error
 require(__file__)
+
+from label_efficient.command_line import guard_run as guard_run  # noqa: E402  (of the version that is required)

@@ -1,9 +1,10 @@
 """The network as it is shipped and exported, and run on data: logits, attention and instances of every image."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import torch
+from torch.utils.data import DataLoader
 
 from label_efficient.engine.autocast import AutocastInferer
 from label_efficient.evaluation.outputs import collect_outputs
@@ -28,7 +29,7 @@ def build_shipped(info: Mapping[str, Any], **changes: Any) -> ShippedGatedAttent
 
 
 def look_at(
-    network: GatedAttentionNet, loader: Iterable[Any], *, device: Any, amp: bool | str = False
+    network: GatedAttentionNet, loader: DataLoader[Any], *, device: Any, amp: bool | str = False
 ) -> dict[str, torch.Tensor]:
     """What the network returns of all images of a loader, on the CPU; always with the `logits` of the prediction."""
     found = collect_outputs(

@@ -1,10 +1,11 @@
 """The network as it is shipped, run on data: logits, probabilities and uncertainty."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 from torch import nn
+from torch.utils.data import DataLoader
 
 from label_efficient.data.class_lists import MULTI_LABEL
 from label_efficient.engine.autocast import AutocastInferer
@@ -66,7 +67,7 @@ def node_disagreement(probabilities: torch.Tensor, weights: torch.Tensor, multi_
 
 
 def predict(
-    network: nn.Module, loader: Iterable[Any], *, prepare_batch: Callable[..., Any], device: Any, amp: bool | str
+    network: nn.Module, loader: DataLoader[Any], *, prepare_batch: Callable[..., Any], device: Any, amp: bool | str
 ) -> dict[str, torch.Tensor]:
     """Run a shipped network over a loader: `logits` N x K, with kept nodes also `uncertainty` (N,), on the CPU."""
     inferer = NodeInferer(amp=amp)

@@ -10,6 +10,7 @@ from torch.utils.data import BatchSampler
 
 from label_efficient.data.mask_files import read_mask
 from label_efficient.engine.autocast import AutocastInferer
+from label_efficient.engine.progress import Bar
 from label_efficient.evaluation.figure_tables import show_operating_point, show_table, side_by_side
 from label_efficient.evaluation.metrics import BINARY
 from label_efficient.evaluation.predictions import prediction_rows
@@ -64,6 +65,7 @@ class Evaluation(RunEvaluation[ChestOutcome]):
         logits: list[torch.Tensor] = []
         masks: list[torch.Tensor] = []
         dataset, inferer = PartSet(part), AutocastInferer(amp=self.amp)
+        bar = Bar("evaluation", len(part))
         for positions in BatchSampler(range(len(part)), 4 * self.settings["batch_size"], drop_last=False):
             image = to_input(dataset[positions]["image"], self.device)
             with torch.no_grad():
@@ -74,6 +76,8 @@ class Evaluation(RunEvaluation[ChestOutcome]):
                 logits.append(class_logits.clone())
             if mask_logits is not None:
                 masks.append(torch.sigmoid(mask_logits[:, 0]))
+            bar.to(positions[-1] + 1)
+        bar.close()
         outcome = ChestOutcome(torch.cat(logits) if logits else None, part.labels)
         if masks:
             outcome.masks = torch.cat(masks)

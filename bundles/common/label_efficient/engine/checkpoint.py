@@ -3,7 +3,7 @@
 import logging
 import random
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -13,22 +13,27 @@ import torch.distributed as dist
 from ignite.engine import Engine, Events
 
 from label_efficient.engine.distributed import rank_and_size
+from label_efficient.engine.ending import if_broken_off
 from label_efficient.engine.schedules import ALONG_THE_RUN
 from label_efficient.files import write_whole
 from label_efficient.settings import Settings, SettingsError
+from label_efficient.tensor_files import read_tensors
 
 logger = logging.getLogger(__name__)
 
 # A run may be resumed with other values of these settings of all bundles: they do not change what an epoch computes.
 FREE_ON_RESUME = frozenset(
     """max_epochs resume overwrite output_dir ckpt_dir num_workers early_stop_patience dataset_dir device
-    calibrate""".split()
+    calibrate debug""".split()
 )
+_START_ANEW = "put the checkpoint.pt of the run back, or start anew in another output_dir without resume"
 
 
 @dataclass(kw_only=True, eq=False)
 class Checkpoint:
     """Writes `checkpoint.pt` after every epoch, whole or not at all, and restores a run from it.
+
+    The one of the epoch before stays as `checkpoint_before.pt`, which a run goes on from where the newer is damaged.
 
     It holds the state of the `parts`, of the gradient scaler, and of the random numbers of every rank. Only rank 0
     writes. (MONAI's `CheckpointSaver` keeps no random states.) The settings of a resumed run must be the same, but for
@@ -40,6 +45,7 @@ class Checkpoint:
     settings: Settings
     data_sha256: str | None
     free_on_resume: Collection[str]
+    from_before: bool = field(default=False, init=False)
 
     def attach(self, engine: Engine) -> None:
         """Register on the trainer, after the handlers whose states it saves."""
@@ -62,28 +68,66 @@ class Checkpoint:
             "data_sha256": self.data_sha256,
             "settings": {name: repr(value) for name, value in self.settings.items()},
         }
-        write_whole(self.path, lambda file: torch.save(state, file))
+        # What is damaged does not take the place of what is whole.
+        earlier = None if self.from_before else self.before
+        write_whole(self.path, lambda file: torch.save(state, file), earlier=earlier)
+        self.from_before = False
+        self._is_safe(engine, engine.state.epoch)
+
+    @property
+    def before(self) -> Path:
+        """Where the checkpoint of the epoch before is."""
+        return self.path.with_stem(f"{self.path.stem}_before")
+
+    def exists(self) -> bool:
+        """Whether there is anything to resume from."""
+        return self.path.is_file() or self.before.is_file()
 
     def restore(self, engine: Engine) -> None:
         """Put the parts, the random numbers and the trainer back to where the file was written.
 
         Raises:
-            SettingsError: If settings, data or the number of processes are others.
+            SettingsError: If settings, data or the number of processes are others, or the files hold no such state.
         """
-        state = torch.load(self.path, map_location="cpu", weights_only=True)
-        self._check(state)
-        for name, part in self.parts.items():
-            part.load_state_dict(state[name])
-        scaler = getattr(engine, "scaler", None)
-        if scaler is not None and state["scaler"]:
-            scaler.load_state_dict(state["scaler"])
-        _restore_random_state(state["random"][rank_and_size()[0]])
-        epoch = state["trainer"]["epoch"]
+        path, state = self._read()
+        self._check(path, state)
+        try:
+            for name, part in self.parts.items():
+                part.load_state_dict(state[name])
+            scaler = getattr(engine, "scaler", None)
+            if scaler is not None and state["scaler"]:
+                scaler.load_state_dict(state["scaler"])
+            _restore_random_state(state["random"][rank_and_size()[0]])
+            epoch = int(state["trainer"]["epoch"])
+        except (LookupError, TypeError, ValueError, RuntimeError, AttributeError) as error:
+            raise SettingsError(f"{path} does not hold the state of this run: {_START_ANEW}") from error
         engine.state.epoch = epoch
         engine.state.iteration = epoch * (engine.state.epoch_length or 0)
-        logger.info("resuming after epoch %d of %s", epoch, self.path)
+        logger.info("resuming after epoch %d of %s", epoch, path)
+        self._is_safe(engine, epoch)
 
-    def _check(self, state: Mapping[str, Any]) -> None:
+    def _is_safe(self, engine: Engine, epoch: int) -> None:
+        if_broken_off(f"epoch {epoch} of {engine.state.max_epochs} is safe in {self.path}", resume=True)
+
+    def _read(self) -> tuple[Path, Mapping[str, Any]]:
+        """The newest of the files that is whole, and its content."""
+        problems: list[str] = []
+        for path in (self.path, self.before):
+            try:
+                state = read_tensors(path)
+                if isinstance(state, dict) and {"settings", "data_sha256", "random", "trainer"} <= state.keys():
+                    if problems:
+                        logger.warning("%s: going on from the epoch before, in %s", problems[0], path)
+                        self.from_before = True
+                    return path, state
+                problems.append(f"{path} is of another kind, no checkpoint of a run")
+            except FileNotFoundError:
+                problems.append(f"{path} is missing")
+            except ValueError as error:
+                problems.append(str(error))
+        raise SettingsError(f"{problems[0]}, and {problems[1]}: {_START_ANEW}")
+
+    def _check(self, path: Path, state: Mapping[str, Any]) -> None:
         ranks, before = rank_and_size()[1], state["settings"]
         free = FREE_ON_RESUME.union(self.free_on_resume)
         if self.settings.get("lr_schedule") in ALONG_THE_RUN:
@@ -99,7 +143,7 @@ class Checkpoint:
             differing.append(f"the number of processes was {len(state['random'])} and is {ranks}")
         if differing:
             raise SettingsError(
-                f"{self.path} cannot be resumed with other settings: {'; '.join(differing)}. Give the same ones, or "
+                f"{path} cannot be resumed with other settings: {'; '.join(differing)}. Give the same ones, or "
                 "another output_dir for a new run"
             )
 

@@ -13,6 +13,7 @@ from label_efficient.evaluation.outputs import Outcome
 from label_efficient.evaluation.predictions import prediction_rows
 from label_efficient.evaluation.run_evaluation import RunEvaluation
 from label_efficient.networks.weights import load_weights
+from label_efficient.tensor_files import read_tensors
 
 SHOWN = ("acc", "auc", "macro_f1", "balanced_accuracy", "quadratic_kappa", "positive_class",
          "sensitivity", "specificity", "precision", "ece", "n")  # fmt: skip
@@ -66,7 +67,7 @@ class ClassifierEvaluation(RunEvaluation[Outcome]):
         path = self.output_dir / "checkpoint.pt"
         if not path.is_file() or self.ckpt_path.parent != self.output_dir:
             return {}
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        state = read_tensors(path)
         self.network.load_state_dict(self.last_weights(state))
         last = self.at_temperature(self.outcome("test"), self.temperature)
         load_weights(self.network, self.ckpt_path)

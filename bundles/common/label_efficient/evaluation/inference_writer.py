@@ -12,7 +12,9 @@ from typing import Any
 import torch
 from ignite.engine import Engine, Events
 
+from label_efficient.engine.ending import if_broken_off
 from label_efficient.engine.log import log_to_file
+from label_efficient.engine.progress import Bar
 from label_efficient.evaluation.decisions import Decision
 from label_efficient.evaluation.predictions import prediction_rows
 from label_efficient.files import write_csv
@@ -93,6 +95,7 @@ class InferenceWriter(ABC):
         logger.info("%d files, %s", len(loader.dataset), self.settings["ckpt_path"])
         if self.classes and not self.multi_label:
             logger.info("%s", self.decision)
+        self.bar = Bar("inference", len(loader.dataset))
 
     def __call__(self, engine: Engine) -> None:
         """Keep the predictions of a batch, and have its files written; one that is not finite is its image's error."""
@@ -113,6 +116,9 @@ class InferenceWriter(ABC):
             self.first[file] = index = len(self.files) - len(batch["file"]) + place
             if (job := self.job(index, place, batch)) is not None:
                 self.pending.append((index, self.pool.submit(self._do, index, job)))
+        self.bar.to(len(self.files))
+        some = f"{len(self.files)} of {self.bar.total} images were predicted"
+        if_broken_off(f"{some}, and none of it is kept: predictions.csv is written at the end")
         # Bounded: where writing is slower than the network, the network waits.
         while len(self.pending) > len(batch["file"]):
             self.collect()
@@ -139,6 +145,8 @@ class InferenceWriter(ABC):
         return sorted(self.first.values(), key=lambda index: -self.uncertainty[index])[:count]
 
     def _finish(self, engine: Engine) -> None:
+        self.bar.close()
+        logger.info("writing the predictions and the report")
         while self.pending:
             self.collect()
         self.pool.shutdown()
@@ -158,9 +166,9 @@ class InferenceWriter(ABC):
         bad = [(printable(file), error) for file, error in zip(self.files, self.errors, strict=True) if error]
         if len(bad) < len(rows):
             self.run_folder.complete()
-        self.report(rows, bad)
         for file, error in bad:
             logger.warning("no prediction for %s: %s", file, error)
+        self.report(rows, bad)
         folder = self.run_folder.output_dir
         logger.info("%d predictions, %d files without: %s", len(rows) - len(bad), len(bad), folder)
         self.run_folder.close()

@@ -1,6 +1,6 @@
 """Outputs of a network on a data set, and what they say of it."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -8,6 +8,9 @@ import numpy as np
 import torch
 from monai.networks import eval_mode
 from torch import nn
+from torch.utils.data import DataLoader
+
+from label_efficient.engine.progress import Bar
 
 
 @dataclass
@@ -38,7 +41,7 @@ class Outcome:
 
 def collect_outputs(
     network: nn.Module,
-    loader: Iterable[Any],
+    loader: DataLoader[Any],
     *,
     device: str | torch.device,
     inferer: Callable[..., Any],
@@ -52,9 +55,12 @@ def collect_outputs(
         in their order.
     """
     kept: dict[str, list[torch.Tensor]] = {}
+    bar = Bar("evaluation", len(loader.dataset))  # type: ignore[arg-type]
     with eval_mode(network):
         for batch in loader:
             inputs, _ = prepare_batch(batch, device)
             for name, value in keep(inferer(inputs, network)).items():
                 kept.setdefault(name, []).append(value.float().cpu())
+            bar.to(sum(map(len, next(iter(kept.values())))))
+    bar.close()
     return {name: torch.cat(values) for name, values in kept.items()}

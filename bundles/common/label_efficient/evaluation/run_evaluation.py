@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 from label_efficient.engine.distributed import rank_and_size
+from label_efficient.engine.ending import if_broken_off, left
 from label_efficient.engine.history import read_history
 from label_efficient.evaluation.calibration import calibration_of, fit_temperature, write_calibration
 from label_efficient.evaluation.decisions import Decision, positive_index, saved_decision
@@ -111,6 +112,10 @@ class RunEvaluation(ABC, Generic[OutcomeT]):
         if rank_and_size()[0] != 0:
             return None
         self.run_folder.open()
+        if left[0].resume:
+            if_broken_off(f"the training is complete and safe in {self.output_dir}, its evaluation is not", resume=True)
+        else:
+            if_broken_off("the weights are as they were, and the evaluation is not complete")
         self.info = check_model_info(self.ckpt_path, {"classes": self.data.classes} | self.expected_info())
         load_weights(self.network, self.ckpt_path)
         self.network.to(self.device).eval()
@@ -123,8 +128,9 @@ class RunEvaluation(ABC, Generic[OutcomeT]):
         write_json(self.run_folder.file("metrics.json"), metrics)
         if rows := self.rows(outcomes):
             write_csv(self.run_folder.file("predictions.csv"), rows)
-        self.report(metrics, raw, outcomes)
         self.show(metrics)
+        logger.info("drawing the figures and writing the report")
+        self.report(metrics, raw, outcomes)
         logger.info("report, figures, predictions and weights: %s", self.output_dir)
         logger.info(
             "next, on a folder of your images: python -m monai.bundle run --config_file %s --ckpt_path %s "

@@ -43,7 +43,8 @@ def load_imagenet(backbone: Backbone, address: str = ADDRESS) -> None:
         if "hash" in str(error):
             raise
         path = folder / FILES[name]
-        raise ValueError(f"pretrained=true: {path} is damaged ({str(error)[:200]}): delete it and try again") from error
+        # torch's own sentence advises to load what may run code.
+        raise ValueError(f"pretrained=true: {path} is damaged: delete it and try again") from error
     outcome = backbone.load_state_dict(imagenet_names(weights, name), strict=False)
     # Attention modules and the classifier are not in ImageNet's weights; anything else missing is a mistake.
     new = ("fc.", "class_layers.")

@@ -2,7 +2,6 @@
 
 import functools
 import logging
-import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -13,6 +12,7 @@ from torch import nn
 
 from label_efficient.files import read_json, sha256, versions, write_json, write_whole
 from label_efficient.setting_models import SettingsModel, problems_of, setting
+from label_efficient.tensor_files import read_tensors
 
 logger = logging.getLogger(__name__)
 
@@ -33,7 +33,7 @@ class Description(SettingsModel):
 def read_weights(path: str | Path) -> dict[str, torch.Tensor]:
     """Read a plain state dict that is whole: its checksum is that of the `.json` beside it, its numbers are finite.
 
-    Where nothing beside it says its checksum, those inside of the file are compared, and the log says so, once.
+    Where nothing beside it says its checksum, the log says so, once.
 
     Raises:
         FileNotFoundError: If there is no such file.
@@ -53,18 +53,9 @@ def read_weights(path: str | Path) -> dict[str, torch.Tensor]:
             "exchanged; copy both again from where they were made, or train again"
         )
     try:
-        if recorded is None and zipfile.is_zipfile(path):
-            with zipfile.ZipFile(path) as file:
-                if damaged := file.testzip():
-                    raise ValueError(f"the checksum of {damaged} in it is another")
-        weights = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:
-        # torch's own message would advise to load it as code.
-        why = str(error) if isinstance(error, ValueError) else type(error).__name__
-        raise ValueError(
-            f"ckpt_path: {path} is not readable as weights ({why}): it is damaged or of another kind, expected the "
-            "model.pt of a run of this bundle"
-        ) from error
+        weights = read_tensors(path)
+    except ValueError as error:
+        raise ValueError(f"ckpt_path: {error}: expected the model.pt of a run of this bundle") from None
     names = list(weights) if isinstance(weights, Mapping) else []
     if not names or not all(isinstance(name, str) and isinstance(weights[name], torch.Tensor) for name in names):
         found = f"its first names are {names[:3]}" if names else f"it holds a {type(weights).__name__}"

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from label_efficient.engine.log import warnings_so_far
 from label_efficient.report.history_figures import History
 from label_efficient.report.page import Section, definition_list, figure, section, table, write_report
 from label_efficient.run_folder import Folder, RunFolder
@@ -55,11 +56,12 @@ def write_bundle_page(
         for name, value in settings.items()
     ]
     used = section("Settings and versions", table(["setting", "value", ""], rows), definition_list(versions))
+    warned = [section("Warnings of this run", *lines)] if (lines := warnings_so_far()) else []
     notice = "Synthetic demo data: these figures say that the software works, and nothing about patients."
     write_report(
         run_folder.file("report.html"),
         title=title,
-        sections=[*sections, used],
+        sections=[*warned, *sections, used],
         notice=notice if demo else None,
         footer="Research software, not a medical device: not for diagnosis.",
     )
