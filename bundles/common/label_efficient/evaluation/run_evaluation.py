@@ -128,9 +128,9 @@ class RunEvaluation(ABC, Generic[OutcomeT]):
         """Evaluate and write; returns the content of `metrics.json` (None on the other ranks of a distributed run)."""
         if rank_and_size()[0] != 0:
             return None
-        self.run_folder.open()
         check_model_info(self.ckpt_path, {"classes": self.data.classes} | self.expected_info())
         load_weights(self.network, self.ckpt_path)
+        self.run_folder.open()
         self.network.to(self.device).eval()
         raw = {name: self.at_temperature(self.outcome(name), 1.0) for name in self.sections()}
         self._calibrate(raw["val"])
