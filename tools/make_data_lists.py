@@ -10,6 +10,7 @@
 
 Splits are stratified by class, decided by the seed, and keep the images of a group (patient, near-duplicates) and
 identical files together. Everything is checked first; all problems are reported at once, and then nothing is written.
+A list that is there already is replaced only with --overwrite, and only if it was made by this tool.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from lists.building import aligned, build_list, format_list, train_command
+from lists.building import aligned, build_list, train_command, write_list
 from lists.chest import make_chest_list
 from lists.microscopy import PAPER_FRACTIONS, read_aspergillus, read_bach
 from lists.near_duplicates import THRESHOLD
@@ -87,7 +88,7 @@ def make_list(args: argparse.Namespace) -> None:
     data = build_list(source, args)
     path = Path(args.output) if args.output else Path(args.output_dir) / default_name(data)
     export_images(source)
-    write_whole(path, lambda file: file.write(format_list(data).encode()))
+    write_list(path, data, args.overwrite)
     print(*source.notes, "", count_table(data), "", f"wrote {path}", "next:", sep="\n")
     where = f"--datalist {shlex.quote(str(path))} --dataset_dir {shlex.quote(str(source.root))}"
     print(f"  {train_command(args.bundle)} --dataset datalist {where}")
@@ -114,6 +115,7 @@ def make_parser() -> Parser:
     target = argparse.ArgumentParser(add_help=False)
     target.add_argument("--output", help="the list (default: a name made of dataset, split and seed)")
     target.add_argument("--output_dir", default=".", help="folder of the list, if --output is not given")
+    target.add_argument("--overwrite", action="store_true", help="replace a list that was made with other options")
     nothing = dict.fromkeys(("group_pattern", "label_columns", "root", "classes", "near_duplicates"))
 
     def command(name: str, parents: list[Any], text: str, **defaults: Any) -> Any:
@@ -137,6 +139,7 @@ def make_parser() -> Parser:
     sub.add_argument("--channels", type=int, choices=(1, 3), default=3)
     sub.add_argument("--keep_aspect", action="store_true", help="pad with black instead of squeezing")
     sub.add_argument("--output", required=True, metavar="FILE.npz")
+    sub.add_argument("--overwrite", action="store_true", help="replace a file that was packed before")
     add_chest(command("chest", [target], "chest X-rays with classes and masks, for multimix", run=make_chest_list))
 
     def microscopy(name: str, text: str, read: Callable[[argparse.Namespace], Source]) -> Any:

@@ -12,6 +12,7 @@ import importlib
 import json
 import shutil
 import sys
+import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -37,12 +38,19 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("bundle", choices=sorted(COPIED), help="whose figures")
     parser.add_argument("run", type=Path, help="folder of the run")
     parser.add_argument("--output_dir", type=Path, help="default: docs/figures of the bundle")
+    parser.add_argument("--overwrite", action="store_true", help="replace figures that are there")
     options = parser.parse_args(arguments)
     if missing := [n for n in ("metrics.json", "predictions.csv") if not (options.run / n).is_file()]:
         raise SystemExit(f"{options.run}: no {', '.join(missing)}; expected the folder of a finished run")
     bundle = use_bundle(options.bundle)
-    for path in draw(options.bundle, options.run, options.output_dir or bundle / "docs" / "figures"):
-        print(path)
+    folder = options.output_dir or bundle / "docs" / "figures"
+    with tempfile.TemporaryDirectory() as drawn:
+        paths = draw(options.bundle, options.run, Path(drawn))
+        if (found := [path.name for path in paths if (folder / path.name).exists()]) and not options.overwrite:
+            raise SystemExit(f"{folder} holds {', '.join(found)}: --overwrite replaces them")
+        folder.mkdir(parents=True, exist_ok=True)
+        for path in paths:
+            print(shutil.copyfile(path, folder / path.name))
     return 0
 
 

@@ -113,7 +113,7 @@ def run(bundle: str, settings: dict[str, Any], folder: Path) -> dict[str, Any] |
     command += ["--config_file", str(ROOT / "bundles" / bundle / "configs" / "train.json")]
     for name, value in {**settings, "output_dir": str(folder), "resume": True}.items():
         command += [f"--{name}", value if isinstance(value, str) else repr(value)]
-    with open(folder / "run.txt", "w", encoding="utf-8") as log:
+    with open(folder / "run.txt", "a", encoding="utf-8") as log:
         code = subprocess.run(command, stdout=log, stderr=subprocess.STDOUT, cwd=ROOT, check=False).returncode
     if code != 0:
         print(f"failed with exit code {code}: {folder / 'run.txt'}", file=sys.stderr)
@@ -151,8 +151,21 @@ def order(table: dict[str, Any], key: tuple[str, str]) -> tuple[int, int]:
 
 
 def read_rows(path: Path) -> list[dict[str, str]]:
+<<<<<<< HEAD
     """Rows of an earlier CSV, if there is one."""
     return read_csv(path) if path.is_file() else []
+=======
+    """Rows of an earlier CSV, if there is one; SystemExit: it is not one of this tool."""
+    if not path.is_file():
+        return []
+    with open(path, newline="", encoding="utf-8") as file:
+        rows = csv.DictReader(file)
+        if missing := {"row", "seed", "settings"} - set(rows.fieldnames or ()):
+            raise SystemExit(
+                f"{path}: no column {', '.join(sorted(missing))}: no table of this tool, give another --output"
+            )
+        return list(rows)
+>>>>>>> folder
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ import argparse
 import hashlib
 import io
 import json
+import os
 import warnings
 from collections import Counter, defaultdict
 from pathlib import Path
@@ -14,8 +15,9 @@ from typing import Any
 from PIL import Image
 
 from label_efficient.data.images import IMAGE_SUFFIXES
+from label_efficient.files import write_whole
 from lists.near_duplicates import group_near_duplicates
-from lists.splits import SECTIONS, Entry, Source, apply_budget, assign_splits, check_copies, class_counts
+from lists.splits import SECTIONS, Entry, ListError, Source, apply_budget, assign_splits, check_copies, class_counts
 
 
 def train_command(bundle: str) -> str:
@@ -160,6 +162,29 @@ def format_list(data: dict[str, Any]) -> str:
             text = json.dumps(value, ensure_ascii=False)
         blocks.append(f"  {json.dumps(key)}: {text}")
     return "{\n" + ",\n".join(blocks) + "\n}\n"
+
+
+def write_list(path: Path, data: dict[str, Any], overwrite: bool) -> None:
+    """Write a datalist; one of other content is replaced only if that is asked for, and if this tool has made it.
+
+    Raises:
+        ListError: If it is not replaced.
+    """
+    content = format_list(data).encode(errors="backslashreplace")
+    if os.path.lexists(path) and not (path.is_file() and path.read_bytes() == content):
+        try:
+            made = json.loads(path.read_bytes())
+            ours = format_list(made).encode(errors="backslashreplace") == path.read_bytes() and "seed" in made
+        except (OSError, ValueError, AttributeError):
+            ours = False
+        if not ours:
+            raise ListError(f"{path} is there already, and not as this tool writes lists: give another --output")
+        if not overwrite:
+            raise ListError(
+                f"{path} is there already, with other images, splits or options (seed {made['seed']}): --overwrite "
+                "replaces it, another --output keeps both; nothing was written"
+            )
+    write_whole(path, lambda file: file.write(content))
 
 
 def aligned(rows: list[list[str]], words: int) -> str:

@@ -16,8 +16,7 @@ from label_efficient.data.list_checks import TASKS
 from label_efficient.data.mask_files import MaskError, read_mask
 from label_efficient.data.mask_lists import read_datalist
 from label_efficient.data.subsets import choose_labelled
-from label_efficient.files import write_whole
-from lists.building import aligned, check_classes, check_file, format_list, train_command
+from lists.building import aligned, check_classes, check_file, train_command, write_list
 from lists.chest_layouts import ChestSource, read_classification, read_segmentation, read_unlabelled
 from lists.splits import SECTIONS, Entry, ListError, Source, assign_splits
 
@@ -42,7 +41,7 @@ def make_chest_list(args: argparse.Namespace) -> None:
         read_datalist(path, root, num_workers=os.cpu_count() or 1, content=data, digests=digests)
     except ValueError as error:
         raise ListError(f"{error}\nnothing was written") from None
-    write_whole(path, lambda file: file.write(format_list(data).encode()))
+    write_list(path, data, args.overwrite)
     notes = [note for source in sources.values() for note in source.notes]
     print(*notes, "", count_table(data), "", f"wrote {path}", "next:", sep="\n")
     where = f"--datalist {shlex.quote(str(path))} --dataset_dir {shlex.quote(str(root))}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import shlex
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ import numpy as np
 from PIL import Image
 
 from label_efficient.data.images import ImageError, read_image
-from label_efficient.files import read_json, write_whole
+from label_efficient.files import read_arrays, read_json, write_whole
 from lists.building import build_list, train_command
 from lists.readers import COLUMNS, read_csv
 from lists.splits import SECTIONS, ListError, Source
@@ -75,6 +76,14 @@ def read_squares(images: list[str], source: Source, args: argparse.Namespace) ->
     return squares
 
 
+def is_packed(path: Path) -> bool:
+    """Whether a file was written by `pack`."""
+    try:
+        return {"train_images", "train_labels", "test_images"} <= set(read_arrays(path))
+    except ValueError:
+        return False
+
+
 def pack(args: argparse.Namespace) -> None:
     """Run the command pack."""
     path = Path(args.list)
@@ -99,6 +108,10 @@ def pack(args: argparse.Namespace) -> None:
     problems.fail_if_problems()
     if "labels" in data:
         arrays["classes"] = np.array(list(data["labels"].values()), dtype=np.str_)
+    if os.path.lexists(args.output) and not (args.overwrite and is_packed(Path(args.output))):
+        raise ListError(
+            f"{args.output} is there already: --overwrite replaces what was packed before; nothing was written"
+        )
     write_whole(args.output, lambda file: np.savez_compressed(file, **arrays))  # type: ignore[arg-type]
     print(*notes, *(f"{name}: {array.dtype} {array.shape}" for name, array in arrays.items()), sep="\n")
     print(f"wrote {args.output}", "next:", sep="\n")

@@ -20,6 +20,7 @@ import torch.distributed as dist
 from filelock import FileLock, Timeout
 
 from label_efficient.engine.distributed import rank_and_size
+from label_efficient.engine.ending import at_end
 from label_efficient.files import write_json
 from label_efficient.output_names import is_inside
 from label_efficient.run_account import BOOKS, Account
@@ -198,6 +199,7 @@ class RunFolder:
             text = f"{self._shown} cannot be written to ({error.strerror}): give another folder"
             raise SettingsError(text) from error
         self._lock = lock
+        at_end(self.close)
         self.account = Account(self.output_dir)
         Account(self.books / "done").replace(self.account)
         self._begin()
