@@ -151,21 +151,13 @@ def order(table: dict[str, Any], key: tuple[str, str]) -> tuple[int, int]:
 
 
 def read_rows(path: Path) -> list[dict[str, str]]:
-<<<<<<< HEAD
-    """Rows of an earlier CSV, if there is one."""
-    return read_csv(path) if path.is_file() else []
-=======
     """Rows of an earlier CSV, if there is one; SystemExit: it is not one of this tool."""
-    if not path.is_file():
-        return []
-    with open(path, newline="", encoding="utf-8") as file:
-        rows = csv.DictReader(file)
-        if missing := {"row", "seed", "settings"} - set(rows.fieldnames or ()):
-            raise SystemExit(
-                f"{path}: no column {', '.join(sorted(missing))}: no table of this tool, give another --output"
-            )
-        return list(rows)
->>>>>>> folder
+    rows = read_csv(path) if path.is_file() else []
+    if rows and (missing := {"row", "seed", "settings"} - rows[0].keys()):
+        raise SystemExit(
+            f"{path}: no column {', '.join(sorted(missing))}: no table of this tool, give another --output"
+        )
+    return rows
 
 
 if __name__ == "__main__":

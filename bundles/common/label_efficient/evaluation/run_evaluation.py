@@ -111,16 +111,11 @@ class RunEvaluation(ABC, Generic[OutcomeT]):
         """Evaluate and write; returns the content of `metrics.json` (None on the other ranks of a distributed run)."""
         if rank_and_size()[0] != 0:
             return None
-<<<<<<< HEAD
-        self.run_folder.open()
         if left[0].resume:
             if_broken_off(f"the training is complete and safe in {self.output_dir}, its evaluation is not", resume=True)
         else:
             if_broken_off("the weights are as they were, and the evaluation is not complete")
         self.info = check_model_info(self.ckpt_path, {"classes": self.data.classes} | self.expected_info())
-=======
-        check_model_info(self.ckpt_path, {"classes": self.data.classes} | self.expected_info())
->>>>>>> folder
         load_weights(self.network, self.ckpt_path)
         self.run_folder.open()
         self.network.to(self.device).eval()
