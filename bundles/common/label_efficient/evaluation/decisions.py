@@ -43,7 +43,7 @@ def positive_index(
     """Index of the positive class of a binary task: of the setting, else of the weights, else 1; None of other tasks.
 
     The setting is a name or an index (the command line hands over a name with a comma in parts), a SettingsError if it
-    is neither, or the task, one of MedMNIST's if known, is not binary. `recorded` is what is said of the weights.
+    is neither, or the task, one of MedMNIST's if known, is not binary. `recorded` is what the weights say.
     """
     binary = len(classes) == 2 and task in (None, BINARY)
     if positive_class is None:
