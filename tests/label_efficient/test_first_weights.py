@@ -366,9 +366,7 @@ def test_a_damaged_file(damage, tmp_path):
     content = path.read_bytes()
     changed = {"truncated": content[: len(content) // 2], "text": b"hello", "empty": b"", "whole module": content}
     path.write_bytes(changed[damage])
-    with pytest.raises(
-        ValueError, match=r"(?s)ckpt_path: .*model\.pt is (damaged|empty).*expected the model\.pt"
-    ):
+    with pytest.raises(ValueError, match=r"(?s)ckpt_path: .*model\.pt is (damaged|empty).*expected the model\.pt"):
         started(gated(**GLOBAL), ckpt_path=str(path))
 
 
