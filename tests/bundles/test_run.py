@@ -343,6 +343,46 @@ def test_resuming_with_other_settings_is_refused(case, dataset, trained, change,
     assert before.pop("train.log") in after.pop("train.log") and after == before  # the log has the refusal too
 
 
+DAMAGED = {
+    "cut short": lambda content: content[:5000],
+    "empty": lambda content: b"",
+    "another kind": lambda content: b"cos\nsystem\n(S'touch ran'\ntR.",
+    "missing": None,
+}
+
+
+@pytest.mark.parametrize(
+    ("case", "damage"),
+    [*[("lsanet", kind) for kind in DAMAGED], ("multimix", "cut short"), ("gated_attention", "missing")],
+    indirect=["case"],
+)
+def test_a_damaged_checkpoint_falls_back_to_the_one_before(case, dataset, once, tmp_path, caplog, damage, monkeypatch):
+    def make(folder):
+        train_alone(case, dataset, folder / "out", max_epochs=3)
+        train_alone(case, dataset, folder / "short", max_epochs=2)
+        return folder
+
+    made = once(f"{case.name}_three_epochs", make)
+    shutil.copytree(made / "short", tmp_path / "out")
+    monkeypatch.chdir(tmp_path)
+    newest, before = tmp_path / "out" / "checkpoint.pt", tmp_path / "out" / "checkpoint_before.pt"
+    content = newest.read_bytes()
+    newest.unlink() if DAMAGED[damage] is None else newest.write_bytes(DAMAGED[damage](content))
+    train_alone(case, dataset, tmp_path / "out", resume=True, max_epochs=3)
+    assert "going on from the epoch before" in caplog.text and str(before) in caplog.text
+    assert (tmp_path / "out" / "history.csv").read_bytes() == (made / "out" / "history.csv").read_bytes()
+    assert same(*(weights_of(folder / "out", "checkpoint.pt")["model"] for folder in (made, tmp_path)))
+    assert weights_of(tmp_path / "out", "checkpoint_before.pt")["trainer"] == {"epoch": 2}
+    for path in (newest, before):
+        path.write_bytes(content[:5000])
+    error = refused(train_alone, case, dataset, tmp_path / "out", resume=True, max_epochs=4)
+    says(error, f"{newest} is damaged or was cut short", "checkpoint_before.pt", "another output_dir without resume")
+    torch.save({"settings": {}, "data_sha256": 1}, newest)
+    error = refused(train_alone, case, dataset, tmp_path / "out", resume=True, max_epochs=4)
+    says(error, "no checkpoint of a run")
+    assert not (tmp_path / "ran").exists()
+
+
 FALLING = {"lsanet": "cosine", "multimix": "one_cycle", "gated_attention": "one_cycle"}
 
 
