@@ -361,8 +361,8 @@ UNNAMED = [
     (lambda c: [0, 2], ["label=[0, 2]", "2 values 0 or 1"]),
     (lambda c: [[0], [1]], ["label=[[0], [1]]"]),
     (lambda c: [0] if c == "cat" else [0, 1], ["label=[0, 1]", "1 values"]),
-    (lambda c: 0.5, ["float (first 0.5 at training[0])"]),
-    (lambda c: None, ["NoneType (first None"]),
+    (lambda c: 0.5, ["training[0] (0.png) has label=0.5, expected an index or a name"]),
+    (lambda c: None, ["training[0] (0.png) has label=None"]),
 ]
 LISTS = {
     "lsanet": [
@@ -475,7 +475,7 @@ one_reader = pytest.mark.parametrize("case", ["lsanet"], indirect=True)
         (cell(9, 0, "0.png"), ["0.png stands in train and test (line 2, line 11)"]),
         (cell(9, 0, "../{folder}/0.png"), ["stands in train and test (line 2, line 11)"]),
         (cell(2, 1, ""), ["line 4 (2.png) has label=''", "cat, dog"]),
-        (cell(2, 1, "7"), ["11 str (first 'cat' at line 2), 1 int (first 7 at line 4)", "all indices, all names"]),
+        (cell(2, 1, "7"), ["1 problem:", "line 4 (2.png) has label=7, expected names as of the other 11"]),
         (cell(2, 2, "training set"), ["line 4 has split='training set'", "train, val or test"]),
         (cell(2, 1, "horse"), ["class 'horse' has no image in val", "tools/make_data_lists.py"]),
         (lambda rows: rows.__delitem__(slice(4, 8)), ["no entries for val", "tools/make_data_lists.py"]),
@@ -519,7 +519,11 @@ def test_all_problems_of_a_list_come_at_once(case, tmp_path, lines):
 @pytest.mark.parametrize(
     ("name", "content", "part_of"),
     [
-        ("list.csv", "file,class,split\n0.png,größer,train".encode("latin-1"), "not readable as CSV"),
+        (
+            "list.csv",
+            "file,class,split\n0.png,größer,train".encode("latin-1"),
+            "line 2, column 9: the byte 0xf6",
+        ),
         ("list.json", b"file,class", "not readable as JSON"),
         ("list.json", b"", "not readable as JSON"),
         ("list.json", b"[1]", "got a list"),

@@ -26,7 +26,8 @@ from pydicom.uid import (
 )
 
 from label_efficient.data import images as _images
-from label_efficient.data.images import ImageError, list_images, read_image
+from label_efficient.data.image_files import list_images
+from label_efficient.data.images import ImageError, read_image
 
 GREY = np.arange(12, dtype=np.uint8).reshape(3, 4) * 20  # asymmetrical: every flip and turn shows
 RGB = np.stack([GREY, 255 - GREY, GREY // 2], axis=-1)

@@ -265,7 +265,7 @@ def test_all_problems_at_once_and_nothing_written(tmp_path: Path, capsys: pytest
     assert not (tmp_path / "out").exists()
     for text in (
         "missing file (1):\n    i000.png (row 2)",
-        "unreadable image (1):\n    i001.png (row 3): not an image",
+        "unreadable image (1):\n    i001.png (row 3): cannot be read (UnidentifiedImageError",
         "same path more than once (1):\n    i006.png (row 6, row 8)",
         "label and class disagree (1):\n    label 0 is 'a', class is 'b' (row 9)",
         "split is none of train, val, test (1):\n    'trian' (row 11)",
@@ -343,7 +343,7 @@ def test_unreadable_tables(tmp_path: Path, capsys: pytest.CaptureFixture) -> Non
     path.write_text("file,class\n")
     assert "no rows" in fail(capsys, "csv", path)
     path.write_text("file,class,class\na.png,a,b\n")
-    assert "two columns of one name" in fail(capsys, "csv", path)
+    assert "two columns are called 'class'" in fail(capsys, "csv", path)
 
 
 # splits
