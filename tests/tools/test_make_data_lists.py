@@ -123,7 +123,7 @@ def test_empty_class_folder_and_damaged_image(class_folders: Path, capsys: pytes
     (class_folders / "class 2" / "bad.png").write_bytes(b"not a picture")
     error = fail(capsys, "folder", class_folders)
     assert "class without an image (1):\n    'nothing'" in error
-    assert "unreadable image (1):\n    class 2/bad.png: not an image" in error
+    assert "unreadable image (1):\n    class 2/bad.png: cannot be read (UnidentifiedImageError" in error
 
 
 def test_folder_mistakes(class_folders: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
@@ -265,7 +265,7 @@ def test_all_problems_at_once_and_nothing_written(tmp_path: Path, capsys: pytest
     assert not (tmp_path / "out").exists()
     for text in (
         "missing file (1):\n    i000.png (row 2)",
-        "unreadable image (1):\n    i001.png (row 3): cannot be read (UnidentifiedImageError",
+        "unreadable image (1):\n    i001.png (row 3): the file is empty",
         "same path more than once (1):\n    i006.png (row 6, row 8)",
         "label and class disagree (1):\n    label 0 is 'a', class is 'b' (row 9)",
         "split is none of train, val, test (1):\n    'trian' (row 11)",

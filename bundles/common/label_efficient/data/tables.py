@@ -63,9 +63,9 @@ def read_cells(path: Path) -> list[tuple[int, list[str]]]:
         for line in reader:
             if any(cells := [cell.strip() for cell in line]):
                 lines.append((start, cells))
-            start = reader.line_num + 1
             if wide := [n for n, cell in enumerate(line, start=1) if len(cell) > _MAX_CELL]:
                 raise csv.Error(f"column {wide[0]} has more than {_MAX_CELL} characters")
+            start = reader.line_num + 1
     except csv.Error as error:
         raise ValueError(f"{path}, line {start}: not readable as CSV ({error})") from error
     if not lines:
