@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -61,6 +62,8 @@ EVERY_BUNDLE = [
     ({"output_dir": 2024}, ["output_dir=2024", "text"]),
     ({"seed": -1}, ["seed=-1"]),
     ({"num_workers": "many"}, ["num_workers='many'"]),
+    ({"max_pixels": 0}, ["max_pixels=0: expected a whole number from 1 to 178956970"]),
+    ({"max_pixels": 200_000_000}, ["max_pixels=200000000: expected a whole number from 1 to 178956970"]),
 ]
 OF_ONE_BUNDLE = {
     "lsanet": [
@@ -432,6 +435,13 @@ def test_all_unreadable_images_come_at_once_before_training(case, tmp_path, cach
     says(error, "volume.nii.gz: a volume of shape (4, 4, 3)")
 
 
+def test_pictures_larger_than_allowed(case, tmp_path):
+    path = write_list(tmp_path, content_of(case, tmp_path))
+    assert load(case, path, max_pixels=36 * 40 if case.name == "multimix" else 60 * 40)
+    error = misread(case, path, max_pixels=36 * 40 - 1)
+    says(error, "0.png: 36 x 40 pixels; expected 1 to 1439 pixels", "max_pixels")
+
+
 @pytest.mark.parametrize("weights", [[1.0], [1, 2, 3], [0, 1], [-1, 1], [NAN, 1], [float("inf"), 1], ["a", "b"]])
 def test_class_weights(case, tmp_path, weights):
     if case.name == "multimix" and weights == ["a", "b"]:
@@ -646,6 +656,25 @@ def test_inference_without_a_folder_or_with_bad_files_alone(case, trained, tmp_p
     error = refused(predict, case, case.root, tmp_path / "in", tmp_path / "out", ckpt_path=model)
     says(error, "none of the 1 files")
     assert rows_of(tmp_path / "out" / "predictions.csv")[0]["error"]  # the table comes before the error
+
+
+def test_a_bad_file_costs_its_own_row_and_names_may_be_any_bytes(case, trained, tmp_path):
+    (tmp_path / "in" / "more").mkdir(parents=True)
+    good = os.fsdecode(b"\xff\xe4.png")
+    for name, size in ((good, (40, 36)), ("large.png", (41, 36)), ("cut.png", (40, 36))):
+        Image.new("RGB", size).save(tmp_path / "in" / name)
+    damage(tmp_path / "in" / "cut.png")
+    os.mkfifo(tmp_path / "in" / "pipe.png")
+    (tmp_path / "in" / "gone.png").symlink_to("nowhere")
+    (tmp_path / "in" / "more" / "ring").symlink_to("../more")
+    (tmp_path / "in" / "folder.png").mkdir()
+    model = str(trained / "model.pt")
+    rows = predict(case, case.root, tmp_path / "in", tmp_path / "out", ckpt_path=model, max_pixels=1440)
+    errors = {row["file"]: row["error"] for row in rows}
+    assert list(errors) == ["cut.png", "gone.png", "large.png", "pipe.png", r"\udcff\udce4.png"]
+    assert errors.pop(r"\udcff\udce4.png") == ""
+    for name, why in {"cut": "truncated", "gone": "No such", "large": "max_pixels", "pipe": "pipe"}.items():
+        assert why in errors[f"{name}.png"]
 
 
 # The command line

@@ -231,9 +231,8 @@ def single_labels(cells: list[tuple[str, str]], classes: list[str] | None, sourc
     for row, ((text, name), n) in enumerate(zip(cells, numbers, strict=True), start=2):
         labels.append(None)
         if text and n is None:
-            source.problems["label that is not a whole number (names are read from --class_column)"].append(
-                f"'{text}' (row {row})"
-            )
+            kind = "label that is not a whole number (--class_column reads names)"
+            source.problems[kind].append(f"'{text}' (row {row})")
         elif n is not None and not 0 <= n < len(source.classes):
             source.problems["label that is not in the classes"].append(f"{n} (row {row})")
         elif name and name not in source.classes:
