@@ -12,7 +12,13 @@ BUNDLES = sorted(p.parent.parent for p in ROOT.glob("bundles/*/configs/train.jso
 # The networks of the tests are tiny: more threads than one only wait for each other, most of all beside other tests.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-for _folder in (*BUNDLES, ROOT / "bundles" / "common", ROOT / "tools", ROOT / "tests" / "bundles"):
+for _folder in (
+    *BUNDLES,
+    ROOT / "bundles" / "common",
+    ROOT / "tools",
+    ROOT / "tests" / "bundles",
+    ROOT / "tests" / "label_efficient",
+):
     sys.path.insert(0, str(_folder))
 # Commands that the tests start use this checkout's library too, not one that was installed from elsewhere.
 os.environ["PYTHONPATH"] = str(ROOT / "bundles" / "common")

@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from lists.building import aligned, build_list, train_command, write_list
+from lists.building import aligned, build_list, file_name, train_command, write_list
 from lists.chest import make_chest_list
 from lists.microscopy import PAPER_FRACTIONS, read_aspergillus, read_bach
 from lists.near_duplicates import THRESHOLD
@@ -34,6 +34,7 @@ from lists.options import (
     integer_from,
     names_list,
     number_or_all,
+    pixel_limit,
     plain_name,
     regular_expression,
     share,
@@ -50,10 +51,10 @@ from label_efficient.files import write_whole
 
 def default_name(data: dict[str, Any]) -> str:
     """Name a list after its dataset, split, budget and seed."""
-    parts = [data["name"], "given" if data["split"].startswith("as given") else data["split"].split()[0]]
+    parts = [file_name(data["name"]), "given" if data["split"].startswith("as given") else data["split"].split()[0]]
     parts += [f"fraction{data['label_fraction']:g}"] if "label_fraction" in data else []
     parts += [f"{data['labels_per_class']}perclass"] if "labels_per_class" in data else []
-    return "_".join([*parts, f"seed{data['seed']}.json"]).replace(" ", "-")
+    return "_".join([*parts, f"seed{data['seed']}.json"])
 
 
 def count_table(data: dict[str, Any]) -> str:
@@ -172,6 +173,7 @@ def general_options(fractions: Sequence[float]) -> argparse.ArgumentParser:
     usual = ",".join(map(str, fractions))
     add("--fractions", type=three_fractions, help=f"shares of training, validation, test (default: {usual})")
     add("--seed", type=integer_from(0), default=0)
+    pixel_limit(parent)
     add("--label_fraction", type=float, help="part of every training class that keeps its labels")
     add("--labels_per_class", type=int, help="number of training images per class that keep their labels")
     add("--allow_copies", action="store_true", help="copies in two splits or classes are a warning, not an error")
@@ -212,10 +214,13 @@ def add_chest(sub: argparse.ArgumentParser) -> None:
     add("--class_group_pattern", type=regular_expression, help="finds the patient in a path: 'p(\\d+)_'")
     add("--mask_group_pattern", type=regular_expression, help="the same, of --segmentation")
     add("--seed", type=integer_from(0), default=0)
+    pixel_limit(sub)
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run a command; return the exit status."""
+    for stream in (sys.stdout, sys.stderr):
+        stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]  # names may be in any encoding
     args = make_parser().parse_args(argv)
     try:
         if args.label_columns and (args.classes or args.ordinal):

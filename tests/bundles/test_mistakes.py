@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -64,6 +65,8 @@ EVERY_BUNDLE = [
     ({"seed": -1}, ["seed=-1"]),
     ({"target_specificity": 1.0}, ["target_specificity=1.0: expected a number between 0 and 1"]),
     ({"num_workers": "many"}, ["num_workers='many'"]),
+    ({"max_pixels": 0}, ["max_pixels=0: expected a whole number from 1 to 178956970"]),
+    ({"max_pixels": 200_000_000}, ["max_pixels=200000000: expected a whole number from 1 to 178956970"]),
 ]
 OF_ONE_BUNDLE = {
     "lsanet": [
@@ -372,8 +375,8 @@ UNNAMED = [
     (lambda c: [0, 2], ["label=[0, 2]", "2 values 0 or 1"]),
     (lambda c: [[0], [1]], ["label=[[0], [1]]"]),
     (lambda c: [0] if c == "cat" else [0, 1], ["label=[0, 1]", "1 values"]),
-    (lambda c: 0.5, ["float (first 0.5 at training[0])"]),
-    (lambda c: None, ["NoneType (first None"]),
+    (lambda c: 0.5, ["training[0] (0.png) has label=0.5, expected an index or a name"]),
+    (lambda c: None, ["training[0] (0.png) has label=None"]),
 ]
 LISTS = {
     "lsanet": [
@@ -443,6 +446,13 @@ def test_all_unreadable_images_come_at_once_before_training(case, tmp_path, cach
     says(error, "volume.nii.gz: a volume of shape (4, 4, 3)")
 
 
+def test_pictures_larger_than_allowed(case, tmp_path):
+    path = write_list(tmp_path, content_of(case, tmp_path))
+    assert load(case, path, max_pixels=36 * 40 if case.name == "multimix" else 60 * 40)
+    error = misread(case, path, max_pixels=36 * 40 - 1)
+    says(error, "0.png: 36 x 40 pixels; expected 1 to 1439 pixels", "max_pixels")
+
+
 @pytest.mark.parametrize("weights", [[1.0], [1, 2, 3], [0, 1], [-1, 1], [NAN, 1], [float("inf"), 1], ["a", "b"]])
 def test_class_weights(case, tmp_path, weights):
     if case.name == "multimix" and weights == ["a", "b"]:
@@ -486,7 +496,7 @@ one_reader = pytest.mark.parametrize("case", ["lsanet"], indirect=True)
         (cell(9, 0, "0.png"), ["0.png stands in train and test (line 2, line 11)"]),
         (cell(9, 0, "../{folder}/0.png"), ["stands in train and test (line 2, line 11)"]),
         (cell(2, 1, ""), ["line 4 (2.png) has label=''", "cat, dog"]),
-        (cell(2, 1, "7"), ["11 str (first 'cat' at line 2), 1 int (first 7 at line 4)", "all indices, all names"]),
+        (cell(2, 1, "7"), ["1 problem:", "line 4 (2.png) has label=7, expected names as of the other 11"]),
         (cell(2, 2, "training set"), ["line 4 has split='training set'", "train, val or test"]),
         (cell(2, 1, "horse"), ["class 'horse' has no image in val", "tools/make_data_lists.py"]),
         (lambda rows: rows.__delitem__(slice(4, 8)), ["no entries for val", "tools/make_data_lists.py"]),
@@ -530,7 +540,11 @@ def test_all_problems_of_a_list_come_at_once(case, tmp_path, lines):
 @pytest.mark.parametrize(
     ("name", "content", "part_of"),
     [
-        ("list.csv", "file,class,split\n0.png,größer,train".encode("latin-1"), "not readable as CSV"),
+        (
+            "list.csv",
+            "file,class,split\n0.png,größer,train".encode("latin-1"),
+            "line 2, column 9: the byte 0xf6",
+        ),
         ("list.json", b"file,class", "not readable as JSON"),
         ("list.json", b"", "not readable as JSON"),
         ("list.json", b"[1]", "got a list"),
@@ -666,6 +680,25 @@ def test_inference_without_a_folder_or_with_bad_files_alone(case, trained, tmp_p
     error = refused(predict, case, case.root, tmp_path / "in", tmp_path / "out", ckpt_path=model)
     says(error, "none of the 1 files")
     assert rows_of(tmp_path / "out" / "predictions.csv")[0]["error"]  # the table comes before the error
+
+
+def test_a_bad_file_costs_its_own_row_and_names_may_be_any_bytes(case, trained, tmp_path):
+    (tmp_path / "in" / "more").mkdir(parents=True)
+    good = os.fsdecode(b"\xff\xe4.png")
+    for name, size in ((good, (40, 36)), ("large.png", (41, 36)), ("cut.png", (40, 36))):
+        Image.new("RGB", size).save(tmp_path / "in" / name)
+    damage(tmp_path / "in" / "cut.png")
+    os.mkfifo(tmp_path / "in" / "pipe.png")
+    (tmp_path / "in" / "gone.png").symlink_to("nowhere")
+    (tmp_path / "in" / "more" / "ring").symlink_to("../more")
+    (tmp_path / "in" / "folder.png").mkdir()
+    model = str(trained / "model.pt")
+    rows = predict(case, case.root, tmp_path / "in", tmp_path / "out", ckpt_path=model, max_pixels=1440)
+    errors = {row["file"]: row["error"] for row in rows}
+    assert list(errors) == ["cut.png", "gone.png", "large.png", "pipe.png", r"\udcff\udce4.png"]
+    assert errors.pop(r"\udcff\udce4.png") == ""
+    for name, why in {"cut": "truncated", "gone": "No such", "large": "max_pixels", "pipe": "pipe"}.items():
+        assert why in errors[f"{name}.png"]
 
 
 # The command line

@@ -251,7 +251,7 @@ def test_csv_with_wrong_numbers(tmp_path: Path):
         (b"file;xmin;ymin;xmax\n", "its columns are file, xmin, ymin, xmax; expected file, xmin"),
         (b"file,xmin,ymin,xmax,height\n", "its columns are"),
         (b"xmin,ymin,xmax,ymax\n", "its columns are"),
-        (b"file,xmin\xff", "not readable as CSV"),
+        (b"file,xmin\xff", "not UTF-8"),
         (b"file,xmin,ymin,xmax,ymax\n", r"no box for any of the 2 images \(a\.jpg"),
     ],
 )

@@ -1,8 +1,11 @@
 """Reading images: pixel values and orientation of files made here, and a refusal for every unusable one."""
 
+import gzip
 import importlib
 import io
 import logging
+import os
+import re
 import struct
 import warnings
 import zlib
@@ -13,92 +16,26 @@ import nibabel
 import numpy as np
 import pydicom
 import pytest
+from picture_files import GREY, RGB, save, write_dicom, write_nifti, write_png, write_tiff
 from PIL import Image, ImageFile
-from pydicom.dataset import FileDataset, FileMetaDataset
 from pydicom.encaps import encapsulate
 from pydicom.uid import (
     MPEG2MPML,
-    ExplicitVRLittleEndian,
+    DeflatedExplicitVRLittleEndian,
     JPEG2000Lossless,
     JPEGBaseline8Bit,
-    SecondaryCaptureImageStorage,
-    generate_uid,
 )
 
 from label_efficient.data import images as _images
-from label_efficient.data.images import ImageError, list_images, read_image
-
-GREY = np.arange(12, dtype=np.uint8).reshape(3, 4) * 20  # asymmetrical: every flip and turn shows
-RGB = np.stack([GREY, 255 - GREY, GREY // 2], axis=-1)
+from label_efficient.data.image_files import find_images, list_images
+from label_efficient.data.images import ImageError, read_image
+from label_efficient.files import write_json
 
 
 def stretched(values):
     """The rule for data deeper than 8 bits, written out."""
     values = np.asarray(values, np.float64)
     return np.rint((values - values.min()) / (values.max() - values.min()) * 255)
-
-
-def save(path: Path, values: np.ndarray, mode: str | None = None, **kwargs) -> Path:
-    picture = Image.fromarray(values)
-    (picture.convert(mode) if mode else picture).save(path, **kwargs)
-    return path
-
-
-def write_png(path: Path, width: int, height: int, depth: int, colour: int, rows: bytes) -> Path:
-    def chunk(kind: bytes, data: bytes) -> bytes:
-        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-
-    header = struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, 0)
-    path.write_bytes(
-        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
-    )
-    return path
-
-
-def write_tiff(path: Path, values: np.ndarray, photometric: int = 1, orientation: int = 1) -> Path:
-    """An uncompressed little-endian grey TIFF, of types that Pillow does not write."""
-    kind = {"u": 1, "i": 2, "f": 3}[values.dtype.kind]
-    height, width = values.shape
-    tags = [(256, width), (257, height), (258, values.itemsize * 8), (259, 1), (262, photometric)]
-    tags += [(273, 8 + 2 + 12 * 11 + 4), (274, orientation), (277, 1), (278, height)]
-    tags += [(279, values.nbytes), (339, kind)]
-    entries = b"".join(struct.pack("<HHIHH", tag, 3, 1, value, 0) for tag, value in tags)
-    body = values.astype(values.dtype.newbyteorder("<")).tobytes()
-    path.write_bytes(b"II*\0" + struct.pack("<IH", 8, len(tags)) + entries + bytes(4) + body)
-    return path
-
-
-def write_dicom(path: Path, pixels: np.ndarray | bytes, syntax=ExplicitVRLittleEndian, **elements) -> Path:
-    meta = FileMetaDataset()
-    meta.TransferSyntaxUID, meta.MediaStorageSOPClassUID = syntax, SecondaryCaptureImageStorage
-    meta.MediaStorageSOPInstanceUID = generate_uid()
-    dataset = FileDataset(str(path), {}, file_meta=meta, preamble=bytes(128))
-    dataset.SOPClassUID, dataset.SOPInstanceUID = SecondaryCaptureImageStorage, generate_uid()
-    dataset.PhotometricInterpretation, dataset.SamplesPerPixel = "MONOCHROME2", 1
-    dataset.Rows, dataset.Columns = GREY.shape
-    dataset.BitsAllocated, dataset.PixelRepresentation = 8, 0
-    if isinstance(pixels, np.ndarray):
-        dataset.Rows, dataset.Columns = pixels.shape[:2]
-        dataset.BitsAllocated = pixels.itemsize * 8
-        dataset.PixelRepresentation = int(pixels.dtype.kind == "i")
-        dataset.SamplesPerPixel = 3 if pixels.ndim == 3 else 1
-        pixels = pixels.tobytes()
-    if dataset.SamplesPerPixel == 3 or elements.get("SamplesPerPixel") == 3:
-        dataset.PlanarConfiguration = 0
-    dataset.BitsStored = elements.get("BitsStored", dataset.BitsAllocated)
-    dataset.HighBit = dataset.BitsStored - 1
-    dataset.PixelData = pixels + bytes(len(pixels) % 2)
-    dataset["PixelData"].VR = "OB" if dataset.BitsAllocated == 8 else "OW"
-    for name, value in elements.items():
-        setattr(dataset, name, value)
-    dataset.save_as(path)
-    return path
-
-
-def write_nifti(path: Path, values: np.ndarray, diagonal=(-1, -1, 1), affine=None) -> Path:
-    affine = np.diag([*diagonal, 1]) if affine is None else affine
-    nibabel.Nifti1Image(values, affine).to_filename(path)
-    return path
 
 
 def refused(path: Path, match: str = ".") -> str:
@@ -693,6 +630,127 @@ def test_list_images_refusals(tmp_path):
         with pytest.raises(ImageError, match=match) as caught:
             list_images(place)
         assert str(place) in str(caught.value) and ".nii.gz" in str(caught.value)
+
+
+# What would never end, or fill the memory
+
+
+def test_only_regular_files_are_opened(tmp_path):
+    os.mkfifo(tmp_path / "b.png")
+    refused(tmp_path / "b.png", "pipe, socket or device")
+    (tmp_path / "null.png").symlink_to(os.devnull)
+    refused(tmp_path / "null.png", "pipe, socket or device")
+    (tmp_path / "gone.png").symlink_to("nowhere")
+    refused(tmp_path / "gone.png", "No such file")
+    (tmp_path / "ring.png").symlink_to("ring.png")
+    refused(tmp_path / "ring.png", "symbolic links")
+    save(tmp_path / "good.png", GREY)
+    assert [path.name for path in list_images(tmp_path)] == ["b.png", "gone.png", "good.png", "null.png", "ring.png"]
+
+
+def test_folders_linked_in_rings_and_each_file_once(tmp_path, caplog):
+    names = ["a", "b", "c"]
+    for name, other in zip(names, ["b", "c", "a"], strict=True):
+        (tmp_path / "data" / name).mkdir(parents=True)
+        save(tmp_path / "data" / name / "x.png", GREY)
+        (tmp_path / "data" / name / "0_next").symlink_to(f"../{other}")
+    (tmp_path / "data" / "a" / "0.png").symlink_to("x.png")
+    (tmp_path / "data" / "a" / "up").symlink_to(tmp_path)
+    (tmp_path / "elsewhere").mkdir()
+    save(tmp_path / "elsewhere" / "y.png", GREY)
+    (tmp_path / "elsewhere" / "back").symlink_to("../data")
+    (tmp_path / "data" / "c" / "out").symlink_to("../../elsewhere")
+    found = [item["file"] for item in find_images(str(tmp_path / "data"))]
+    assert found == ["a/x.png", "b/x.png", "c/out/y.png", "c/x.png"]
+    assert "1 files are" in caplog.text and "a/0.png" in caplog.text
+
+
+LARGE = {
+    "a.png": lambda path: save(path, GREY),
+    "a.tif": lambda path: save(path, GREY.astype(np.uint16)),
+    "a.bmp": lambda path: save(path, GREY),
+    "a.jpg": lambda path: save(path, GREY),
+    "a.dcm": lambda path: write_dicom(path, GREY),
+    "a.nii": lambda path: write_nifti(path, GREY),
+    "a.nii.gz": lambda path: write_nifti(path, GREY.astype(np.float64)),
+}
+
+
+@pytest.mark.parametrize("name", LARGE)
+def test_more_pixels_than_allowed_are_refused_before_they_are_decoded(tmp_path, name):
+    path = LARGE[name](tmp_path / name)
+    assert read_image(path, max_pixels=12).shape == (*read_image(path).shape[:2], 3)
+    with pytest.raises(ImageError, match=r"pixels; expected 1 to 11 pixels.*max_pixels") as caught:
+        read_image(path, max_pixels=11)
+    assert str(path) in str(caught.value) and re.search("3 x 4|4 x 3", str(caught.value))
+    with path.open("r+b") as file:
+        file.truncate(2**24 + 8 * 12 + 1)  # sparse: takes no room
+    with pytest.raises(ImageError, match="a file of 16777313 bytes"):
+        read_image(path, max_pixels=12)
+
+
+def test_bombs_are_refused_before_they_are_inflated(tmp_path):
+    film = write_dicom(tmp_path / "a.dcm", GREY)
+    raw = film.read_bytes()
+    dataset = pydicom.dcmread(film)
+    dataset.file_meta.TransferSyntaxUID = DeflatedExplicitVRLittleEndian
+    dataset.save_as(film)
+    np.testing.assert_array_equal(read_image(film, 1)[..., 0], stretched(GREY))
+    with film.open("rb") as file:
+        pydicom.filereader.read_preamble(file, False)
+        pydicom.filereader._read_file_meta_info(file)
+        start = film.read_bytes()[: file.tell()]
+    deflate = zlib.compressobj(9, wbits=-15)
+    film.write_bytes(start + deflate.compress(bytes(2**24 + 8 * 13)) + deflate.flush())
+    with pytest.raises(ImageError, match="deflated DICOM"):
+        read_image(film, max_pixels=12)
+    film.write_bytes(raw)
+    big = jpeg_bytes(np.zeros((40, 30), np.uint8), "JPEG2000", no_jp2=True)
+    refused(write_dicom(tmp_path / "b.dcm", big, JPEG2000Lossless), "its pixels are 40 x 30, its header says 3 x 4")
+    slice_ = write_nifti(tmp_path / "a.nii", GREY)
+    header = bytearray(slice_.read_bytes())
+    header[108:112] = struct.pack("<f", 2.0**40)
+    (tmp_path / "a.nii.gz").write_bytes(gzip.compress(header))
+    refused(tmp_path / "a.nii.gz", "NIfTI header of 1099511627776 bytes")
+
+
+@pytest.mark.parametrize("element", ["PhotometricInterpretation", "Rows", "BitsAllocated", "SamplesPerPixel"])
+def test_dicom_says_what_it_lacks(tmp_path, element):
+    path = write_dicom(tmp_path / "a.dcm", GREY)
+    dataset = pydicom.dcmread(path)
+    delattr(dataset, element)
+    dataset.save_as(path)
+    message = refused(path, f"DICOM without {element}")
+    assert "pip install" not in message
+
+
+def test_uncompressed_dicom_that_is_cut_needs_no_decoder(tmp_path):
+    assert "pip install" not in refused(write_dicom(tmp_path / "a.dcm", bytes(4)), "does not decode")
+
+
+@pytest.mark.parametrize(
+    ("dtype", "kind"), [("f2", "16-bit floating"), ("f8", "64-bit floating"), ("u8", "64-bit uns")]
+)
+def test_tiff_of_a_type_that_is_not_read_says_its_type(tmp_path, dtype, kind):
+    message = refused(write_tiff(tmp_path / "a.tif", GREY.astype(dtype)), f"a TIFF of {kind}")
+    assert "damaged" not in message and "32-bit" in message
+
+
+def test_names_that_are_not_utf_8_are_read_and_shown(tmp_path, caplog):
+    name = os.fsdecode(b"\xff\xe4.png")
+    save(tmp_path / name, GREY)
+    (tmp_path / os.fsdecode(b"\xfe.txt")).write_text("-")
+    [item] = find_images(str(tmp_path))
+    assert item["file"] == r"\udcff\udce4.png" and read_image(item["image"]).shape == (3, 4, 3)
+    assert r"\udcfe.txt" in caplog.text
+    (tmp_path / name).write_bytes(b"-")
+    with pytest.raises(ImageError) as caught:
+        read_image(item["image"])
+    assert r"\udcff\udce4.png" in str(caught.value)
+    (tmp_path / "list.txt").write_bytes(b"\xff\xe4.png\r\n")
+    write_json(tmp_path / "list.json", [name])
+    for path in ("list.txt", "list.json"):
+        assert find_images(None, str(tmp_path / path)) == [item]
 
 
 # Real images

@@ -195,7 +195,7 @@ def test_own_keys_and_comments_are_kept_out(root: Path) -> None:
         ({"test": {"image": "i1.png"}}, "test is a dict, expected a list of entries"),
         ({"labels": {"0": "a", "1": "a"}}, "labels has a name twice: a, a"),
         ({"labels": {"1": "a", "2": "b"}}, "labels is {'1': 'a', '2': 'b'}, expected a list of names"),
-        ({"labels": None}, "labels are 3 int (first 1 at training[0]), 1 str (first 'NORMAL' at training[1])"),
+        ({"labels": None}, "has label='NORMAL', expected indices as of the other 3"),
         ({"unlabelled": [{"image": "i9.png", "task": "both"}]}, "task='both', expected classification or segmentation"),
         ({"unlabelled": [{"image": "i9.png", "label": 0}]}, "is a labelled file among the unlabelled: it has label"),
         ({"unlabelled": [{"image": "i9.png", "mask": "m9.png"}]}, "labelled file among the unlabelled: it has mask"),

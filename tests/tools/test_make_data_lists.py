@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 import subprocess
 import sys
 from collections import Counter, defaultdict
@@ -14,6 +15,8 @@ import pytest
 from lists.packing import square
 from lists.splits import join_units, split_units
 from PIL import Image
+
+from label_efficient.data.class_lists import read_datalist
 
 TOOLS = Path(__file__).resolve().parents[2] / "tools"
 
@@ -60,6 +63,36 @@ def fail(capsys: pytest.CaptureFixture, *args: Any) -> str:
 
 def sizes(data: dict[str, Any]) -> list[int]:
     return [len(data[s]) for s in SECTIONS]
+
+
+def test_names_in_any_encoding_cut_images_and_pipes(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    folder = tmp_path / ("ä" * 120)  # 240 bytes: no room for the rest of a list's name
+    for i in range(24):
+        write_image(folder / "ab"[i % 2] / f"{i}.png", i)
+    odd = os.fsdecode(b"\xff.png")
+    (folder / "a" / "0.png").rename(folder / "a" / odd)
+    assert make_data_lists.main(["folder", str(folder), "--output_dir", str(tmp_path)]) == 0
+    [path] = tmp_path.glob("*.json")
+    entries = [entry for section in read_datalist(path, folder).sections.values() for entry in section]
+    assert folder / "a" / odd in {entry.image for entry in entries}
+    assert "6 x 5 pixels; expected 1 to 29" in fail(capsys, "folder", folder, "--max_pixels", 29)
+    (folder / "a" / "2.png").write_bytes((folder / "a" / "4.png").read_bytes()[:80])
+    os.mkfifo(folder / "b" / "p.png")
+    error = fail(capsys, "folder", folder, "--output_dir", tmp_path / "out")
+    assert "a/2.png: cannot be read (OSError: image file is truncated" in error
+    assert "b/p.png is a pipe, socket or device" in error and not (tmp_path / "out").exists()
+
+
+def test_columns_for_labels_are_named(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    (tmp_path / "t.csv").write_text("file,finding\na.png,x\n")
+    error = fail(capsys, "csv", tmp_path / "t.csv")
+    assert all(option in error for option in ("--label_column ", "--class_column ", "--label_columns"))
+
+
+def test_one_mistyped_label_does_not_make_names_of_all(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    rows = [{"file": f"{i}.png", "label": "x" if i == 7 else f"{i % 2}.0"} for i in range(20)]
+    error = fail(capsys, "csv", write_csv(tmp_path / "t.csv", rows))
+    assert "1 problem in" in error and "'x' (row 9)" in error
 
 
 # folders
@@ -123,7 +156,7 @@ def test_empty_class_folder_and_damaged_image(class_folders: Path, capsys: pytes
     (class_folders / "class 2" / "bad.png").write_bytes(b"not a picture")
     error = fail(capsys, "folder", class_folders)
     assert "class without an image (1):\n    'nothing'" in error
-    assert "unreadable image (1):\n    class 2/bad.png: not an image" in error
+    assert "unreadable image (1):\n    class 2/bad.png: cannot be read (UnidentifiedImageError" in error
 
 
 def test_folder_mistakes(class_folders: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
@@ -265,14 +298,14 @@ def test_all_problems_at_once_and_nothing_written(tmp_path: Path, capsys: pytest
     assert not (tmp_path / "out").exists()
     for text in (
         "missing file (1):\n    i000.png (row 2)",
-        "unreadable image (1):\n    i001.png (row 3): not an image",
+        "unreadable image (1):\n    i001.png (row 3): the file is empty",
         "same path more than once (1):\n    i006.png (row 6, row 8)",
         "label and class disagree (1):\n    label 0 is 'a', class is 'b' (row 9)",
         "split is none of train, val, test (1):\n    'trian' (row 11)",
         "group in more than one split (1):\n    'p3' is in training, test",
         "path outside the root (1):\n    ../elsewhere.png (row 13)",
         "no label in validation or test (1):\n    i013.png (row 15)",
-        "label that is not a whole number (1):\n    'x' (row 16)",
+        "label that is not a whole number (--class_column reads names) (1):\n    'x' (row 16)",
         "same content in two splits (1):\n    i002.png, i012.png",
         "label that is not in the classes (1):\n    9 (row 10)",
     ):
@@ -343,7 +376,7 @@ def test_unreadable_tables(tmp_path: Path, capsys: pytest.CaptureFixture) -> Non
     path.write_text("file,class\n")
     assert "no rows" in fail(capsys, "csv", path)
     path.write_text("file,class,class\na.png,a,b\n")
-    assert "two columns of one name" in fail(capsys, "csv", path)
+    assert "two columns are called 'class'" in fail(capsys, "csv", path)
 
 
 # splits

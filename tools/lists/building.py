@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 import argparse
-import hashlib
-import io
 import json
 import os
-import warnings
 from collections import Counter, defaultdict
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
-
-from label_efficient.data.images import IMAGE_SUFFIXES
-from label_efficient.files import write_whole
+from label_efficient.data.images import MOST_PIXELS, ImageError, read_image
+from label_efficient.files import name_of, no_file, path_of, printable, sha256, write_whole
 from lists.near_duplicates import group_near_duplicates
 from lists.splits import SECTIONS, Entry, ListError, Source, apply_budget, assign_splits, check_copies, class_counts
 
@@ -25,29 +21,18 @@ def train_command(bundle: str) -> str:
     return f"python -m monai.bundle run training --config_file bundles/{bundle}/configs/train.json"
 
 
-def header_problem(path: Path, data: bytes) -> str | None:
-    """Say why the header of an image file cannot be read, or None."""
-    if not path.name.lower().endswith(IMAGE_SUFFIXES) and data[128:132] != b"DICM":
-        return f"no ending of an image ({', '.join(IMAGE_SUFFIXES)})"
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            if path.name.lower().endswith((".nii", ".nii.gz")):
-                import nibabel
-
-                nibabel.load(path)
-            elif path.suffix.lower() == ".dcm" or data[128:132] == b"DICM":
-                import pydicom
-
-                pydicom.dcmread(io.BytesIO(data), stop_before_pixels=True)
-            else:
-                Image.open(io.BytesIO(data)).close()
-    except Exception as error:  # the three libraries raise all kinds
-        return "not an image" if isinstance(error, Image.UnidentifiedImageError) else str(error)
-    return None
+def file_name(name: str) -> str:
+    """Shorten the name of a data set to what a file's name has room for."""
+    return name.encode(errors="backslashreplace")[:150].decode(errors="ignore").replace(" ", "-")
 
 
-def check(source: Source, allow_copies: bool, near_duplicates: float | None = None, turned_views: bool = False) -> None:
+def check(
+    source: Source,
+    allow_copies: bool,
+    near_duplicates: float | None = None,
+    turned_views: bool = False,
+    max_pixels: int = MOST_PIXELS,
+) -> None:
     """Check everything that can be checked before splitting; raise one error with all problems.
 
     Args:
@@ -55,13 +40,14 @@ def check(source: Source, allow_copies: bool, near_duplicates: float | None = No
         allow_copies: Copies in two splits or classes are a remark, not an error.
         near_duplicates: The correlation from which two images are of one group; None: not looked for.
         turned_views: Near-duplicates may be mirrored or turned.
+        max_pixels: An image of more is a problem.
     """
     problems = source.problems
     for image, times in Counter(e.image for e in source.entries).items():
         if times > 1:
             rows = ", ".join(e.origin for e in source.entries if e.image == image)
             problems["same path more than once"].append(f"{image} ({rows})")
-    readable = [entry for entry in source.entries if entry.digest is None and check_file(entry, source)]
+    readable = check_files(source, max_pixels)
     check_classes(source)
     if near_duplicates is not None:
         group_near_duplicates(source, readable, near_duplicates, turned_views, allow_copies)
@@ -78,18 +64,28 @@ def check(source: Source, allow_copies: bool, near_duplicates: float | None = No
     source.fail_if_problems()
 
 
-def check_file(entry: Entry, source: Source) -> bool:
-    """Read a file once: is it there, is its header an image's, and what is its checksum; True where all is well."""
-    path = source.root / entry.image
-    where = f"{entry.image} ({entry.origin})" if entry.origin else entry.image
-    if not path.is_file():
-        source.problems["missing file"].append(where)
-        return False
-    data = path.read_bytes()
-    entry.digest = hashlib.sha256(data).hexdigest()
-    if problem := header_problem(path, data):
-        source.problems["unreadable image"].append(f"{where}: {problem}")
-    return problem is None
+def check_files(source: Source, max_pixels: int) -> list[Entry]:
+    """Read every file whole: is it there, is it an image, what is its checksum; return those where all is well."""
+
+    def check_one(entry: Entry) -> tuple[str, str]:
+        path = source.root / path_of(entry.image)
+        where = f"{entry.image} ({entry.origin})" if entry.origin else entry.image
+        if problem := no_file(path):
+            return "missing file", where if problem == "does not exist" else f"{where} {problem}"
+        try:
+            entry.digest = sha256(path)
+            read_image(path, 1, max_pixels)
+        except (ImageError, OSError) as error:
+            return "unreadable image", f"{where}: {str(error).removeprefix(f'{printable(path)}: ')}"
+        return "", ""
+
+    entries = [entry for entry in source.entries if entry.digest is None]
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        found = list(pool.map(check_one, entries))
+    for kind, problem in found:
+        if kind:
+            source.problems[kind].append(problem)
+    return [entry for entry, (kind, _) in zip(entries, found, strict=True) if not kind]
 
 
 def check_classes(source: Source) -> None:
@@ -121,7 +117,7 @@ def build_list(source: Source, args: argparse.Namespace) -> dict[str, Any]:
     if args.resplit:
         for entry in source.entries:
             entry.split = None
-    check(source, args.allow_copies, args.near_duplicates, args.turned_views)
+    check(source, args.allow_copies, args.near_duplicates, args.turned_views, args.max_pixels)
     data: dict[str, Any] = {"name": source.name, "seed": args.seed}
     data["split"] = assign_splits(source, args.fractions, args.seed)
     if source.remark:
@@ -147,12 +143,12 @@ def build_list(source: Source, args: argparse.Namespace) -> dict[str, Any]:
 
 def as_item(entry: Entry) -> dict[str, Any]:
     """Write an entry as an item of the list; only what is known."""
-    item = {"image": entry.image, "label": entry.label, "group": entry.group}
+    item = {"image": name_of(entry.image), "label": entry.label, "group": entry.group}
     return {key: value for key, value in item.items() if value is not None}
 
 
-def format_list(data: dict[str, Any]) -> str:
-    """Format a datalist as JSON with one image per line."""
+def format_list(data: dict[str, Any]) -> bytes:
+    """Format a datalist as JSON with one image per line; names that are not UTF-8 as `files.write_json` does."""
     blocks = []
     for key, value in data.items():
         if isinstance(value, list) and value:
@@ -161,7 +157,7 @@ def format_list(data: dict[str, Any]) -> str:
         else:
             text = json.dumps(value, ensure_ascii=False)
         blocks.append(f"  {json.dumps(key)}: {text}")
-    return "{\n" + ",\n".join(blocks) + "\n}\n"
+    return ("{\n" + ",\n".join(blocks) + "\n}\n").encode(errors="backslashreplace")
 
 
 def write_list(path: Path, data: dict[str, Any], overwrite: bool) -> None:
@@ -170,11 +166,11 @@ def write_list(path: Path, data: dict[str, Any], overwrite: bool) -> None:
     Raises:
         ListError: If it is not replaced.
     """
-    content = format_list(data).encode(errors="backslashreplace")
+    content = format_list(data)
     if os.path.lexists(path) and not (path.is_file() and path.read_bytes() == content):
         try:
             made = json.loads(path.read_bytes())
-            ours = format_list(made).encode(errors="backslashreplace") == path.read_bytes() and "seed" in made
+            ours = format_list(made) == path.read_bytes() and "seed" in made
         except (OSError, ValueError, AttributeError):
             ours = False
         if not ours:

@@ -16,7 +16,8 @@ from label_efficient.data.list_checks import TASKS
 from label_efficient.data.mask_files import MaskError, read_mask
 from label_efficient.data.mask_lists import read_datalist
 from label_efficient.data.subsets import choose_labelled
-from lists.building import aligned, check_classes, check_file, train_command, write_list
+from label_efficient.files import name_of, path_of
+from lists.building import aligned, check_classes, check_files, file_name, train_command, write_list
 from lists.chest_layouts import ChestSource, read_classification, read_segmentation, read_unlabelled
 from lists.splits import SECTIONS, Entry, ListError, Source, assign_splits
 
@@ -28,11 +29,11 @@ def make_chest_list(args: argparse.Namespace) -> None:
     """Run the command chest."""
     root = Path(os.path.abspath(args.root))
     sources = read_sources(args, root)
-    check_sources(sources)
+    check_sources(sources, args.max_pixels)
     data = build(sources, args)
     path = Path(args.output) if args.output else Path(args.output_dir) / default_name(sources, args)
     digests = {
-        root / entry.image: entry.digest
+        root / path_of(entry.image): entry.digest
         for source in sources.values()
         for entry in source.entries
         if entry.digest is not None
@@ -82,13 +83,11 @@ def read_sources(args: argparse.Namespace, root: Path) -> dict[str, ChestSource]
     return sources
 
 
-def check_sources(sources: dict[str, ChestSource]) -> None:
+def check_sources(sources: dict[str, ChestSource], max_pixels: int) -> None:
     """Check every file, mask and class; raise one error with all problems."""
     everything = Source("", Path())
     for role, source in sources.items():
-        for entry in source.entries:
-            check_file(entry, source)
-        whole = [entry for entry in source.entries if entry.digest and source.masks.get(entry.image)]
+        whole = [entry for entry in check_files(source, max_pixels) if source.masks.get(entry.image)]
         with ThreadPoolExecutor() as pool:
             found = list(pool.map(mask_problem, whole, [source] * len(whole)))
         source.problems["unusable mask"] += [problem for problem in found if problem]
@@ -102,8 +101,10 @@ def check_sources(sources: dict[str, ChestSource]) -> None:
 def mask_problem(entry: Entry, source: ChestSource) -> str | None:
     """Say why the mask of an image cannot be used, or None."""
     try:
-        height, width = read_image(source.root / entry.image, 1).shape[:2]
-        read_mask([source.root / mask for mask in source.masks[entry.image]], source.mask_values, (height, width))
+        height, width = read_image(source.root / path_of(entry.image), 1).shape[:2]
+        read_mask(
+            [source.root / path_of(mask) for mask in source.masks[entry.image]], source.mask_values, (height, width)
+        )
     except (ImageError, MaskError) as error:
         return str(error)
     return None
@@ -138,11 +139,11 @@ def build(sources: dict[str, ChestSource], args: argparse.Namespace) -> dict[str
 
 def as_item(entry: Entry, source: ChestSource, task: str | None) -> dict[str, Any]:
     """Write an entry as an item of the list; only what is known."""
-    item: dict[str, Any] = {"image": entry.image}
+    item: dict[str, Any] = {"image": name_of(entry.image)}
     if entry.label is None:
         item["task"] = task
     elif source.masks.get(entry.image):
-        masks = source.masks[entry.image]
+        masks = [name_of(mask) for mask in source.masks[entry.image]]
         item |= {"mask": masks[0] if len(masks) == 1 else masks, "mask_values": source.mask_values}
     else:
         item["label"] = entry.label
@@ -181,10 +182,10 @@ def apply_number(source: ChestSource, number: int | str, seed: int, option: str)
 
 def default_name(sources: dict[str, ChestSource], args: argparse.Namespace) -> str:
     """Name a list after its sources, budgets and seed."""
-    parts = ["-".join(sources[task].name for task in TASKS if task in sources)]
+    parts = [file_name("-".join(sources[task].name for task in TASKS if task in sources))]
     parts += [f"{args.class_labels}class"] if "classification" in sources else []
     parts += [f"{args.mask_labels}mask"] if "segmentation" in sources else []
-    return "_".join([*parts, f"seed{args.seed}.json"]).replace(" ", "-")
+    return "_".join([*parts, f"seed{args.seed}.json"])
 
 
 def count_table(data: dict[str, Any]) -> str:

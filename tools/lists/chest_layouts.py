@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from label_efficient.data.mask_files import MASK_SUFFIXES, MaskError, read_stored
+from label_efficient.files import read_text
 from lists.readers import group_in_name, images_below, read_folder, read_rows, relative_path
 from lists.splits import Entry, ListError, Source
 
@@ -120,7 +121,7 @@ def _read_nih(source: ChestSource, path: Path, table: Path, classes: list[str]) 
         if files.setdefault(image.name, name) != name:
             source.problems["two images of one name"].append(f"{files[image.name]}, {name}")
     test = path / "test_list.txt"
-    of_test = set(test.read_text(encoding="utf-8").split()) if test.is_file() else set()
+    of_test = set(read_text(test).split()) if test.is_file() else set()
     others = absent = 0
     for _, row in found.lines:
         findings = row["Finding Labels"].split("|")

@@ -98,12 +98,12 @@ def read_bach(args: argparse.Namespace) -> Source:
 def _compare_truth(source: Source, truth: Path, by_stem: dict[str, list[Entry]]) -> None:
     """Compare the classes of the folders with the publisher's table, which has no header."""
     try:
-        rows = [cells for cells in read_cells(truth) if any(cells)]
+        rows = read_cells(truth)
     except ValueError as error:
         raise ListError(str(error)) from None
     known = {_plain(name): name for name in BACH_PREFIXES}
     named = set()
-    for number, row in enumerate(rows, start=1):
+    for number, row in rows:
         where = f"{truth.name}, row {number}"
         if len(row) < 2 or _plain(row[1]) not in known:
             classes = ", ".join(BACH_PREFIXES)

@@ -29,6 +29,7 @@ from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
 
 from label_efficient.data.images import ImageError, read_image
+from label_efficient.files import path_of
 from lists.splits import Entry, Source
 
 SIDE = 32
@@ -56,7 +57,7 @@ def read_thumbnails(source: Source, entries: list[Entry]) -> np.ndarray:
 
     def read(entry: Entry) -> np.ndarray | ImageError:
         try:
-            return thumbnail(read_image(source.root / entry.image, 1))
+            return thumbnail(read_image(source.root / path_of(entry.image), 1))
         except ImageError as error:
             return error
 

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable
 from typing import NoReturn
 
+from label_efficient.data.images import MOST_PIXELS
 from lists.splits import DEFAULT_FRACTIONS
 
 
@@ -58,6 +59,12 @@ def integer_from(least: int, most: int = 2**32 - 1) -> Callable[[str], int]:
         return int(text)
 
     return whole
+
+
+def pixel_limit(parser: argparse.ArgumentParser) -> None:
+    """Describe the option for the largest image; the default is that of the bundles' settings."""
+    reader, text = integer_from(1, MOST_PIXELS), "an image of more pixels is a problem (default: %(default)s)"
+    parser.add_argument("--max_pixels", type=reader, default=100_000_000, help=text)
 
 
 def number_or_all(text: str) -> int | str:

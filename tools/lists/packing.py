@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image
 
 from label_efficient.data.images import ImageError, read_image
-from label_efficient.files import read_arrays, read_json, write_whole
+from label_efficient.files import path_of, read_arrays, read_json, write_whole
 from lists.building import build_list, train_command
 from lists.readers import COLUMNS, read_csv
 from lists.splits import SECTIONS, ListError, Source
@@ -68,7 +68,7 @@ def read_squares(images: list[str], source: Source, args: argparse.Namespace) ->
     squares = np.zeros((len(images), args.size, args.size) + (3,) * (args.channels == 3), dtype=np.uint8)
     for i, image in enumerate(images):
         try:
-            pixels = read_image(source.root / image, args.channels)
+            pixels = read_image(source.root / path_of(image), args.channels, args.max_pixels)
         except (ImageError, OSError) as error:
             source.problems["unreadable image"].append(f"{image}: {error}")
         else:

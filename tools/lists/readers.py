@@ -14,8 +14,9 @@ from pathlib import Path
 import numpy as np
 
 from label_efficient.data.class_lists import SPLITS
-from label_efficient.data.images import ImageError, list_images
-from label_efficient.data.lists import SPLIT_WORDS, UNLABELLED_WORDS
+from label_efficient.data.image_files import list_images
+from label_efficient.data.images import ImageError
+from label_efficient.data.lists import SPLIT_WORDS, UNLABELLED_WORDS, whole_number
 from label_efficient.data.tables import CLASS_COLUMNS, FILE_COLUMNS, Table, read_table
 from label_efficient.files import read_arrays
 from lists.splits import SECTIONS, Entry, Label, ListError, Source
@@ -124,18 +125,19 @@ def find_columns(table: Table, args: argparse.Namespace) -> dict[str, str | None
     if columns["file"] is None:
         raise ListError(f"no column for the file among {', '.join(header)}; name it with --file_column")
     if not (args.label_columns or columns["label"] or columns["class"]):
-        raise ListError(f"no column for the label among {', '.join(header)}; name it with --label_column")
+        raise ListError(
+            f"no column for the label among {', '.join(header)}; name it with --label_column (whole "
+            "numbers) or --class_column (names), or those of several labels with --label_columns"
+        )
     return columns
 
 
 def read_rows(path: Path) -> Table:
-    """Read a CSV with rows, and with distinct columns."""
+    """Read a CSV with rows."""
     try:
         table = read_table(path)
     except ValueError as error:
         raise ListError(str(error)) from None
-    if len(set(table.columns)) < len(table.columns):
-        raise ListError(f"{path} has two columns of one name: {', '.join(table.columns)}")
     if not table.lines:
         raise ListError(f"{path} has no rows")
     return table
@@ -195,13 +197,8 @@ def several_labels(rows: list[dict[str, str]], names: list[str], source: Source)
         wrong = [f"{name} = '{text}'" for name, text, v in zip(names, cells, values, strict=True) if v not in (0, 1)]
         if wrong and any(cells):
             source.problems["label that is not 0 or 1"].append(f"{', '.join(wrong)} (row {number})")
-        labels.append(None if wrong else [int(v or 0) for v in values])
+        labels.append(None if wrong else [int(v) for v in values])
     return labels
-
-
-def whole_number(text: str) -> int | None:
-    """Read 3 or 3.0; None for anything else."""
-    return int(float(text)) if re.fullmatch(r"[+-]?\d+(\.0*)?", text) else None
 
 
 def single_labels(cells: list[tuple[str, str]], classes: list[str] | None, source: Source) -> list[Label]:
@@ -210,9 +207,12 @@ def single_labels(cells: list[tuple[str, str]], classes: list[str] | None, sourc
     Where both are there, they must agree. Without a class column, whole numbers are class indices (named by
     ``classes`` or by themselves) and other text is the class itself.
     """
-    numbers = [whole_number(label) for label, _ in cells]
+    read = [whole_number(label) for label, _ in cells]
+    numbers = [number if isinstance(number, int) else None for number in read]
     has_class = any(name for _, name in cells)
-    if not has_class and any(n is None for n, (label, _) in zip(numbers, cells, strict=True) if label):
+    given = sum(bool(label) for label, _ in cells)
+    # Most of the cells decide: one mistyped number does not make names of all.
+    if not has_class and 2 * sum(n is not None for n in numbers) < given:
         cells, numbers, has_class = [("", label) for label, _ in cells], [None] * len(cells), True
     pairs = Counter((n, name) for n, (_, name) in zip(numbers, cells, strict=True) if n is not None)
     usual: dict[int, str] = {}  # the most frequent class of every number
@@ -231,7 +231,8 @@ def single_labels(cells: list[tuple[str, str]], classes: list[str] | None, sourc
     for row, ((text, name), n) in enumerate(zip(cells, numbers, strict=True), start=2):
         labels.append(None)
         if text and n is None:
-            source.problems["label that is not a whole number"].append(f"'{text}' (row {row})")
+            kind = "label that is not a whole number (--class_column reads names)"
+            source.problems[kind].append(f"'{text}' (row {row})")
         elif n is not None and not 0 <= n < len(source.classes):
             source.problems["label that is not in the classes"].append(f"{n} (row {row})")
         elif name and name not in source.classes:

@@ -1,5 +1,6 @@
-"""Files written whole or not at all, JSON, CSV, arrays, checksums, versions."""
+"""Files written whole or not at all and read if they are files, names, JSON, CSV, arrays, checksums, versions."""
 
+import codecs
 import csv
 import errno
 import hashlib
@@ -9,8 +10,8 @@ import math
 import os
 import platform
 import re
+import stat
 import zipfile
-import zlib
 from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -21,6 +22,71 @@ import numpy as np
 # What a spreadsheet takes for the beginning of a formula; an empty cell begins with none of them.
 _FORMULA = tuple("=+-@\t\r\n\uff1d\uff0b\uff0d\uff20")
 _NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)(e[+-]?[0-9]+)?|-inf", re.IGNORECASE)
+_MARKS = {codecs.BOM_UTF8: "utf-8-sig", codecs.BOM_UTF32_LE: "utf-32", codecs.BOM_UTF32_BE: "utf-32",
+          codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16"}  # fmt: skip
+
+
+def path_of(name: str) -> Path:
+    """Path of a file that a list names: its UTF-8 bytes, whatever the system's encoding of names."""
+    try:
+        return Path(os.fsdecode(name.encode("utf-8", "surrogateescape")))
+    except UnicodeEncodeError:  # no file is called so, as whoever opens it will say
+        return Path(name)
+
+
+def name_of(path: str | os.PathLike[str]) -> str:
+    """Name for a list, from which `path_of` makes the path; bytes that are not UTF-8 are lone surrogates in it."""
+    try:
+        return os.fsencode(path).decode("utf-8", "surrogateescape")
+    except UnicodeEncodeError:  # out of a list, not from a folder
+        return str(path)
+
+
+def printable(text: object) -> str:
+    r"""Text that every UTF-8 file and page can hold: of a name's bytes that are not UTF-8, 0xff becomes `\udcff`."""
+    return str(text).encode("utf-8", "backslashreplace").decode()
+
+
+def no_file(path: str | os.PathLike[str]) -> str:
+    """What is wrong with a path that should be that of a regular file; nothing: an empty text."""
+    if os.path.isfile(path):
+        return ""
+    found = "is a pipe, socket or device" if os.path.exists(path) else "does not exist"
+    return "is a folder" if os.path.isdir(path) else found
+
+
+def open_file(path: str | os.PathLike[str]) -> BinaryIO:
+    """Open a regular file for reading; an OSError for anything else: a pipe or a device might never end."""
+    path = Path(path)
+    mode = path.stat().st_mode
+    if stat.S_ISDIR(mode):
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+    if not stat.S_ISREG(mode):
+        raise OSError(errno.EINVAL, "a pipe, socket or device, not a file", str(path))
+    return path.open("rb")
+
+
+def read_text(path: str | os.PathLike[str], errors: str = "strict") -> str:
+    """Text in UTF-8, or with a byte-order mark in UTF-16 or UTF-32; `errors` as of `bytes.decode`.
+
+    Raises:
+        OSError: If the file cannot be opened.
+        ValueError: For other bytes, with line and column; NUL is no text either.
+    """
+    with open_file(path) as file:
+        content = file.read()
+    encoding = next((name for mark, name in _MARKS.items() if content.startswith(mark)), "utf-8")
+    try:
+        text = content.decode(encoding, errors)
+        before, found = text.partition("\0")[:2]
+    except UnicodeDecodeError as error:
+        before, found = content[: error.start].decode(encoding, "replace"), f"the byte 0x{content[error.start]:02x}"
+    if found:
+        line, column = before.count("\n") + 1, len(before) - before.rfind("\n")
+        what = "a NUL" if found == "\0" else f"{found}, which is not {encoding.upper()}"
+        raise ValueError(f"{printable(path)}, line {line}, column {column}: {what}; save it as text in UTF-8")
+    return text
+
 
 _THEN = "then type the command again (a training goes on with resume=true)"
 DISK_FULL = {
@@ -129,13 +195,20 @@ def _cell(value: Any) -> str:
 
 def read_json(path: str | Path, what: str) -> Any:
     """Read JSON; FileNotFoundError: no such file, ValueError: none in it. Both say that `what` was expected."""
-    path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such file, expected {what}")
+    if not os.path.lexists(path):
+        raise FileNotFoundError(f"{printable(path)}: no such file, expected {what}")
     try:
-        return json.loads(path.read_text(encoding="utf-8-sig"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path}: not readable as JSON ({error}), expected {what}") from error
+        return json.loads(read_text(path), object_pairs_hook=_distinct)
+    except (OSError, ValueError, RecursionError) as error:
+        raise ValueError(f"{printable(path)}: not readable as JSON ({error}), expected {what}") from error
+
+
+def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    content = dict(pairs)
+    if len(content) < len(pairs):
+        keys = [key for key, _ in pairs]
+        raise ValueError(f"the key {next(key for key in keys if keys.count(key) > 1)!r} stands twice in one object")
+    return content
 
 
 def sha256(path: str | Path) -> str:
@@ -146,19 +219,31 @@ def sha256(path: str | Path) -> str:
 def checksum(path: str | Path, algorithm: str) -> str:
     """Checksum of a file by one of hashlib's algorithms, as hexadecimal digits."""
     digest = hashlib.new(algorithm, usedforsecurity=False)
-    with open(path, "rb") as file:
+    with open_file(path) as file:
         for block in iter(lambda: file.read(1 << 20), b""):
             digest.update(block)
     return digest.hexdigest()
 
 
 def read_arrays(path: str | Path) -> dict[str, np.ndarray]:
-    """Read the arrays of an .npz, without ever unpickling anything; ValueError: it is none."""
+    """Read the arrays of an .npz, without ever unpickling anything; ValueError: it is none, or larger than memory."""
     try:
-        with np.load(path, allow_pickle=False) as file:
-            return {key: file[key] for key in file.files}
-    except (OSError, ValueError, EOFError, TypeError, AttributeError, zipfile.BadZipFile, zlib.error) as error:
-        raise ValueError(f"{path}: not readable as .npz ({error})") from error
+        with open_file(path) as file:
+            if zipfile.is_zipfile(file):  # what it says of its size is all that is ever read of it
+                size, memory = sum(part.file_size for part in zipfile.ZipFile(file).infolist()), _memory()
+                if size > memory:
+                    raise MemoryError(f"{size / 1e9:.1f} GB of arrays, and this machine has {memory / 1e9:.1f} GB")
+            file.seek(0)
+            with np.load(file, allow_pickle=False) as arrays:
+                return {key: arrays[key] for key in arrays.files}
+    except Exception as error:  # zipfile and numpy raise all kinds
+        raise ValueError(f"{printable(path)}: not readable as .npz ({error})") from error
+
+
+def _memory() -> float:
+    """Bytes of the machine's memory; without end where the system does not tell."""
+    known = hasattr(os, "sysconf") and "SC_PHYS_PAGES" in os.sysconf_names
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") if known else math.inf
 
 
 def versions() -> dict[str, str]:

@@ -10,12 +10,6 @@ _LONGEST_PART, _LONGEST = 200, 1000  # bytes; most file systems take 255 a part,
 _REFUSED = re.compile(r'[\x00-\x1f\x7f<>:"|?*\\]')  # control characters, and what Windows has no file with
 
 
-def printable(text: str) -> str:
-    """The text with every character that no encoding can write (a surrogate of a bad file name) as `%XX`."""
-    found = "".join(f"%{ord(c) - 0xDC00:02X}" if "\udc80" <= c <= "\udcff" else c for c in text)
-    return found.encode("utf-8", "backslashreplace").decode("utf-8").replace("\\u", "%u")
-
-
 def output_name(name: str) -> str:
     """A relative path of which nothing lies outside of the folder that it is put into, from any path.
 
@@ -23,7 +17,7 @@ def output_name(name: str) -> str:
     long: what is cut gets a checksum of the whole instead.
     """
     parts = [p for p in PurePosixPath(name.replace("\\", "/")).parts if p.strip("/") not in ("", ".", "..")]
-    safe = [_short(_REFUSED.sub(lambda m: f"%{ord(m[0]):02X}", printable(part)), part) for part in parts]
+    safe = [_short(_REFUSED.sub(lambda m: f"%{ord(m[0]):02X}", _printable(part)), part) for part in parts]
     path = "/".join(safe) or "unnamed"
     return path if len(path.encode()) <= _LONGEST else _short(safe[-1], name, force=True)
 
@@ -62,3 +56,9 @@ def _short(part: str, whole: str, force: bool = False) -> str:
 
 def _checksum(text: str) -> str:
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:12]
+
+
+def _printable(text: str) -> str:
+    """The text with every character that no encoding can write (a surrogate of a bad file name) as `%XX`."""
+    found = "".join(f"%{ord(c) - 0xDC00:02X}" if "\udc80" <= c <= "\udcff" else c for c in text)
+    return found.encode("utf-8", "backslashreplace").decode("utf-8").replace("\\u", "%u")

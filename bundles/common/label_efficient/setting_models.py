@@ -7,6 +7,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, ValidationError, field_validator
 from pydantic.fields import FieldInfo
 
+from label_efficient.data.images import MOST_PIXELS
 from label_efficient.engine.schedules import LR_SCHEDULES
 
 METHOD, DATA, TRAINING, RUN = "method", "data", "training", "run"
@@ -135,6 +136,10 @@ class _AnyRun(SettingsModel):
         "what the paths of a list are relative to (else the list's folder)", DATA, min_length=1
     )
     datalist: str | None = setting("the list, for `dataset` = `datalist`", DATA, min_length=1)
+    max_pixels: int = setting(
+        "a picture of more pixels is refused by its header, before it takes the memory", DATA, ge=1, le=MOST_PIXELS,
+        expected=f"a whole number from 1 to {MOST_PIXELS}",
+    )  # fmt: skip
     batch_size: int = setting("images per step and process", TRAINING, ge=1)
     device: Any = setting(
         "where the network runs", RUN, default="GPU if there is one",

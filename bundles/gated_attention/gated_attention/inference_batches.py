@@ -7,8 +7,9 @@ from typing import Any
 import torch
 from PIL import Image
 
-from label_efficient.data.images import _quiet
+from label_efficient.data.images import quiet
 from label_efficient.data.picture_set import PictureSet
+from label_efficient.files import open_file
 
 # Pixels of a batch: 48 MiB as stored. 16 images of 1024 x 1024, or 5 of 2048 x 1536; a larger image is a batch.
 MOST_PIXELS = 2**24
@@ -53,7 +54,7 @@ def limited_batches(
 
 def _pixels(path: str, unknown: int) -> int:
     try:
-        with _quiet(), Image.open(path) as picture:
+        with quiet(), open_file(path) as file, Image.open(file) as picture:
             return picture.width * picture.height
     except Exception:  # whatever is wrong with it, reading it whole will say so
         return unknown

@@ -8,6 +8,7 @@ from typing import Any
 from label_efficient.data.class_lists import MULTI_LABEL
 from label_efficient.data.image_data import ImageData, Split, make_demo
 from label_efficient.data.image_sources import load_image_data
+from label_efficient.data.images import MOST_PIXELS
 
 from .demo_data import DEMO_CLASSES, make_demo_images
 from .medmnist_files import MEDMNIST_FLAGS, find_npz, medmnist_info, official_flag, read_npz
@@ -40,7 +41,7 @@ def load_data(
         if dataset == "demo":
             make = partial(make_demo_images, size=demo_size)
             return make_demo(make, demo_counts or DEMO_COUNTS, DEMO_CLASSES, seed)
-        return _from_npz(dataset, dataset_dir)
+        return _from_npz(dataset, dataset_dir, options.get("max_pixels", MOST_PIXELS))
 
     flags = ", ".join(flag for flag in MEDMNIST_FLAGS if "_" not in flag)
     others = f"'demo', 'datalist', a 2-D MedMNIST flag ({flags}; 28 pixels, or with _64, _128 or _224), a .npz file"
@@ -58,10 +59,10 @@ def load_data(
     return data
 
 
-def _from_npz(dataset: str, dataset_dir: str | None) -> ImageData:
+def _from_npz(dataset: str, dataset_dir: str | None, max_pixels: int) -> ImageData:
     path = find_npz(dataset, dataset_dir)
     flag = official_flag(dataset, path)
-    arrays, classes = read_npz(path, official=flag is not None)
+    arrays, classes = read_npz(path, official=flag is not None, max_pixels=max_pixels)
     splits = {
         split: Split(images, labels, [f"{path.stem}/{split}/{i:05d}" for i in range(len(labels))])
         for split, (images, labels) in arrays.items()

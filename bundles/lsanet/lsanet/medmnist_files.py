@@ -12,6 +12,7 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from label_efficient.data.class_lists import SPLITS
+from label_efficient.data.images import MOST_PIXELS
 from label_efficient.files import checksum, read_arrays, write_whole
 from label_efficient.settings import SettingsError
 
@@ -116,7 +117,7 @@ def _download(flag: str, path: Path) -> None:
 
 
 def read_npz(
-    path: Path, *, official: bool = False
+    path: Path, *, official: bool = False, max_pixels: int = MOST_PIXELS
 ) -> tuple[dict[str, tuple[np.ndarray, np.ndarray]], list[str] | None]:
     """Read a MedMNIST-layout file.
 
@@ -124,6 +125,7 @@ def read_npz(
         path: The file.
         official: Whether it is a published MedMNIST file. Some of those have images that stand in two splits; they
             are read with a warning, other files with such images are refused.
+        max_pixels: Larger images are refused.
 
     Returns:
         By split ("train", "val", "test"): images, uint8 N x H x W or N x H x W x 3, and labels, int64 (N,) or 0/1
@@ -141,7 +143,7 @@ def read_npz(
         )
     splits = {split: (arrays[images], arrays[labels]) for split, (images, labels) in zip(SPLITS, keys, strict=True)}
     for split, (images, labels) in splits.items():
-        problems += _problems(split, images, labels)
+        problems += _problems(split, images, labels, max_pixels)
     for index, kind in enumerate(("images", "labels")):
         shapes = {split: pair[index].shape[1:] for split, pair in splits.items()}
         if not problems and len(set(shapes.values())) > 1:
@@ -166,12 +168,14 @@ def read_npz(
     return result, classes
 
 
-def _problems(split: str, images: np.ndarray, labels: np.ndarray) -> list[str]:
+def _problems(split: str, images: np.ndarray, labels: np.ndarray, max_pixels: int) -> list[str]:
     problems = []
     if images.dtype != np.uint8 or images.ndim not in (3, 4) or (images.ndim == 4 and images.shape[3] not in (1, 3)):
         problems.append(f"{split}_images is {images.dtype} {images.shape}, expected uint8 N x H x W or N x H x W x 3")
     elif 0 in images.shape[1:]:
         problems.append(f"{split}_images has the shape {images.shape}: images without pixels")
+    elif images.shape[1] * images.shape[2] > max_pixels:
+        problems.append(f"{split}_images has the shape {images.shape}: larger than max_pixels={max_pixels} allows")
     if (
         not (np.issubdtype(labels.dtype, np.integer) or labels.dtype == bool)
         or labels.shape[1:] == (0,)

@@ -12,6 +12,7 @@ import numpy as np
 from label_efficient.data.image_data import check_classes, class_weights, count_classes, demo_seed
 from label_efficient.data.image_files import UnreadableError
 from label_efficient.data.image_sources import list_path
+from label_efficient.data.images import MOST_PIXELS
 from label_efficient.data.list_checks import Entry
 from label_efficient.data.mask_lists import SECTIONS, read_datalist
 from label_efficient.files import read_json
@@ -88,6 +89,7 @@ def load_data(
     reuse_labelled: bool = False,
     seed: int = 0,
     num_workers: int = 0,
+    max_pixels: int = MOST_PIXELS,
     demo_counts: Mapping[str, int] | None = None,
     released: str | None = None,
 ) -> ChestData:
@@ -104,7 +106,7 @@ def load_data(
     """
     if (lists := handed_over()) is not None:
         classes = read_json(str(released), "the released weights")["classes"] if METHODS[method].classifies else []
-        return _from_lists(lists, classes, preprocess, num_workers)
+        return _from_lists(lists, classes, preprocess, num_workers, max_pixels)
     path = list_path(dataset, datalist)
     if path is None:
         name, source, classes = "demo", "built-in synthetic demo", list(DEMO_CLASSES)
@@ -112,7 +114,7 @@ def load_data(
     else:
         name, source = path.stem, str(path)
         found = read_datalist(path, Path(dataset_dir) if dataset_dir else None, num_workers=num_workers)
-        classes, splits = found.classes, _read_parts(found.sections, preprocess, num_workers, source)
+        classes, splits = found.classes, _read_parts(found.sections, preprocess, num_workers, max_pixels, source)
     splits = apply_budgets(splits, class_labels, mask_labels, seed, len(classes))
     if reuse_labelled:
         splits = reuse_labelled_images(splits)
@@ -123,7 +125,11 @@ def load_data(
 
 
 def _from_lists(
-    lists: Mapping[str, Sequence[Mapping[str, Any]]], classes: list[str], preprocess: Preprocess, num_workers: int
+    lists: Mapping[str, Sequence[Mapping[str, Any]]],
+    classes: list[str],
+    preprocess: Preprocess,
+    num_workers: int,
+    max_pixels: int,
 ) -> ChestData:
     """Images with masks that another program, such as MONAI Label, hands over; validation stands in for a test."""
     sections = {
@@ -134,7 +140,7 @@ def _from_lists(
         for name in SECTIONS
     }
     source = "images handed over by another program"
-    splits = _read_parts(sections, preprocess, num_workers, source)
+    splits = _read_parts(sections, preprocess, num_workers, max_pixels, source)
     notes = ["no test images were handed over: validation stands in for them, and their figures are too good"]
     if classes:
         notes.append("masks alone: the decoder is trained, encoder and classifier stay those of the released weights")
@@ -143,10 +149,10 @@ def _from_lists(
 
 
 def _read_parts(
-    sections: Mapping[str, list[Entry]], preprocess: Preprocess, num_workers: int, source: str
+    sections: Mapping[str, list[Entry]], preprocess: Preprocess, num_workers: int, max_pixels: int, source: str
 ) -> dict[str, Part]:
     problems: list[str] = []
-    splits = {name: read_part(sections[name], preprocess, num_workers, problems) for name in SECTIONS}
+    splits = {name: read_part(sections[name], preprocess, num_workers, max_pixels, problems) for name in SECTIONS}
     if problems:
         raise UnreadableError(source, problems)
     return splits

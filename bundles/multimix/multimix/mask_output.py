@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image, ImageColor
 from scipy import ndimage
 
-from label_efficient.data.images import IMAGE_SUFFIXES, _quiet
+from label_efficient.data.images import IMAGE_SUFFIXES, quiet
 from label_efficient.files import write_whole
 from label_efficient.output_names import output_name, told_apart
 
@@ -60,7 +60,7 @@ def _nifti_grid(path: str | Path) -> FileGrid:
     from nibabel.affines import voxel_sizes
     from nibabel.orientations import axcodes2ornt, io_orientation, ornt_transform
 
-    with _quiet():
+    with quiet():
         image: Any = nibabel.load(path)
     if not (image.header["qform_code"] or image.header["sform_code"]):  # `read_image` takes it as stored
         return FileGrid(np.asarray(image.affine), header=image.header)
@@ -78,7 +78,7 @@ def _nifti_grid(path: str | Path) -> FileGrid:
 def _dicom_grid(path: str | Path) -> FileGrid:
     import pydicom
 
-    with _quiet():
+    with quiet():
         dataset = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=[*_SPACING_TAGS, *_PLACE_TAGS])
         found = [_numbers(dataset, tag, 2) for tag in _SPACING_TAGS]
         directions, position = _numbers(dataset, _PLACE_TAGS[0], 6), _numbers(dataset, _PLACE_TAGS[1], 3)

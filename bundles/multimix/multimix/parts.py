@@ -40,7 +40,9 @@ class Part:
         return np.flatnonzero(self.mask_rows >= 0)
 
 
-def read_part(entries: list[Entry], preprocess: Preprocess, num_workers: int, problems: list[str]) -> Part:
+def read_part(
+    entries: list[Entry], preprocess: Preprocess, num_workers: int, max_pixels: int, problems: list[str]
+) -> Part:
     """Read the pictures and masks of entries in threads; what is wrong with any of them is added to `problems`."""
     size = preprocess.image_size
     images = np.zeros((len(entries), size, size), dtype=np.uint8)
@@ -52,7 +54,7 @@ def read_part(entries: list[Entry], preprocess: Preprocess, num_workers: int, pr
     def read(index: int) -> str | None:
         entry = entries[index]
         try:
-            picture = read_image(entry.image, channels=1)[..., 0]
+            picture = read_image(entry.image, channels=1, max_pixels=max_pixels)[..., 0]
             images[index] = preprocess(picture)
             if entry.masks:
                 if min(picture.shape) < SSIM_WINDOW:

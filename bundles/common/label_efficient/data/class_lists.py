@@ -6,6 +6,7 @@ from pathlib import Path
 
 from label_efficient.data.list_checks import Entry, check_entries
 from label_efficient.data.lists import SPLIT_WORDS, Item, ListForm, class_of, find_items, read_content
+from label_efficient.files import path_of, printable
 
 SPLITS = ("train", "val", "test")
 MULTI_LABEL = "multi-label, binary-class"
@@ -57,7 +58,7 @@ def read_datalist(path: Path, root: Path | None = None, *, num_workers: int = 0)
     sections: dict[str, list[Entry]] = {split: [] for split in SPLITS}
     for item in items:
         file, label = item.given["image"], label_of(item, classes, problems)
-        sections[item.section].append(Entry(root / file, file, label, group=item.group, at=item.at))
+        sections[item.section].append(Entry(root / path_of(file), printable(file), label, group=item.group, at=item.at))
     empty = [split for split, entries in sections.items() if items and not entries]
     problems += [f"no entries for {split} (tools/make_data_lists.py cuts splits)" for split in empty]
     # One content with two labels is let pass: `make_data_lists.py --allow_copies` makes such lists.

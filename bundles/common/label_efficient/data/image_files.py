@@ -2,6 +2,7 @@
 
 import contextlib
 import logging
+import os
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -9,9 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from label_efficient.data.images import ImageError, list_images, read_image
+from label_efficient.data.images import MOST_PIXELS, ImageError, is_image_name, read_image, refusal
 from label_efficient.data.tables import FILE_COLUMNS, listed, read_table
-from label_efficient.files import read_json
+from label_efficient.files import name_of, path_of, printable, read_json, read_text
 from label_efficient.settings import SettingsError
 
 logger = logging.getLogger(__name__)
@@ -25,10 +26,53 @@ class UnreadableError(ValueError):
         self.problems = list(problems)
 
 
-def read_images(paths: Sequence[Path], num_workers: int = 0, *, cache: bool = True) -> np.ndarray | Sequence[Path]:
+def list_images(folder: str | os.PathLike[str]) -> list[Path]:
+    """Find the images below a folder, through links too, in the same order on every machine.
+
+    Returns:
+        Paths that start with `folder`, sorted by their POSIX path in it: names with `IMAGE_SUFFIXES` (any
+        case), and DICOM files without an ending except DICOMDIR; none whose name starts with "."; each file once.
+
+    Raises:
+        ImageError: the folder is missing, not a folder, unreadable in part, or holds no image.
+    """
+    return _find_files(folder)[0]
+
+
+def _find_files(folder: str | os.PathLike[str]) -> tuple[list[Path], list[Path]]:
+    """The images below a folder, see `list_images`, and the other files: also links to an image that is listed."""
+    top, errors, seen = Path(folder), list[OSError](), set[str]()
+    found, links, places = dict[str, Path](), list[Path](), [top]
+    for place in places:  # grows: what is behind links comes last, for a ring of them has no end
+        for root, folders, names in os.walk(place, onerror=errors.append):
+            real = os.path.realpath(root)
+            folders[:] = sorted(f for f in folders if f[0] != "." and real not in seen)
+            if real in seen:
+                continue
+            seen.add(real)
+            linked = [path for f in folders if (path := Path(root, f)).is_symlink()]
+            # Above the folder there is the whole disk.
+            places += [path for path in linked if not Path(real).is_relative_to(os.path.realpath(path))]
+            for path in (Path(root, name) for name in sorted(names) if name[0] != "."):
+                if path.is_symlink():
+                    links.append(path)
+                else:
+                    found[os.path.join(real, path.name)] = path
+    again = [path for path in links if found.setdefault(os.path.realpath(path), path) is not path]
+    images = [path for path in found.values() if is_image_name(path)]
+    if errors or not images:
+        problem = f"cannot be listed ({errors[0]})" if errors else "no image in it"
+        raise refusal(top, problem, "check the path")
+    others = sorted({*found.values(), *again} - set(images))
+    return sorted(images, key=lambda path: path.relative_to(top).as_posix()), others
+
+
+def read_images(
+    paths: Sequence[Path], num_workers: int = 0, *, cache: bool = True, max_pixels: int = MOST_PIXELS
+) -> np.ndarray | Sequence[Path]:
     """Read files as uint8 into one array N x H x W x 3, or N objects (H x W x 3 each) if their sizes differ.
 
-    Without `cache` the files are only checked, and their paths returned.
+    Without `cache` the files are only checked, and their paths returned; `max_pixels` is as of `images.read_image`.
 
     Raises:
         UnreadableError: Naming every file that cannot be used as an image, and why.
@@ -38,13 +82,14 @@ def read_images(paths: Sequence[Path], num_workers: int = 0, *, cache: bool = Tr
     if cache:
         # Memory for all at the size of the first; what stays unused of it, the system never provides.
         with contextlib.suppress(ImageError, MemoryError):
-            block = np.empty((len(paths), *read_image(paths[0]).shape), dtype=np.uint8)
+            shape = read_image(paths[0], max_pixels=max_pixels).shape
+            block = np.empty((len(paths), *shape), dtype=np.uint8)
     uniform = True
 
     def problem(index: int) -> str:
         nonlocal uniform
         try:
-            image = read_image(paths[index])
+            image = read_image(paths[index], max_pixels=max_pixels)
         except ImageError as error:
             return str(error)
         uniform = uniform and image.shape == block.shape[1:]
@@ -78,37 +123,43 @@ def find_images(dataset_dir: str | None, datalist: str | None = None) -> list[di
     """
     if datalist is not None:
         root = Path(dataset_dir) if dataset_dir else Path(datalist).parent
-        return [{"image": str(root / file), "file": file} for file in _read_file_list(Path(datalist))]
+        files = _read_file_list(Path(datalist))
+        return [{"image": str(root / path_of(file)), "file": printable(file)} for file in files]
     if dataset_dir is None:
         return []
     root = Path(dataset_dir)
     if root.is_file():
-        return [{"image": str(root), "file": root.name}]
-    found = list_images(root)
-    others = [p for p in root.rglob("*") if p.is_file() and p not in set(found) and not p.name.startswith(".")]
+        return [{"image": str(root), "file": printable(name_of(root.name))}]
+    found, others = _find_files(root)
     if others:
-        some = ", ".join(sorted(p.relative_to(root).as_posix() for p in others)[:5])
-        logger.warning("%d files are not images by their ending and are left out: %s", len(others), some)
-    return [{"image": str(path), "file": path.relative_to(root).as_posix()} for path in found]
+        some = printable(", ".join(path.relative_to(root).as_posix() for path in others[:5]))
+        text = "%d files are no images by their ending, or links to images that are listed, and are left out: %s"
+        logger.warning(text, len(others), some)
+    names = (printable(name_of(path.relative_to(root).as_posix())) for path in found)
+    return [{"image": str(path), "file": name} for path, name in zip(found, names, strict=True)]
 
 
 def _read_file_list(path: Path) -> list[str]:
     if not path.is_file():
         raise FileNotFoundError(f"datalist={str(path)!r}: no such file")
-    files: list[Any]
-    if path.suffix == ".json":
+    found: list[tuple[str, Any]]
+    if path.suffix.lower() == ".json":
         content = read_json(path, "a list of image files")
         if isinstance(content, dict):
-            content = content.get("test") or content.get("testing") or []
-        files = [item.get("image") if isinstance(item, dict) else item for item in content]
-    elif path.suffix == ".csv":
+            content = content.get("test") or content.get("testing")
+        items = content if isinstance(content, list) else []
+        found = [(f"entry {n}", item.get("image") if isinstance(item, dict) else item) for n, item in enumerate(items)]
+    elif path.suffix.lower() == ".csv":
         table = read_table(path)
         column = table.column(*FILE_COLUMNS)
         if column is None:
-            raise ValueError(f"{path}: its columns are {table.columns}, expected one called file")
-        files = [line[column] for _, line in table.lines]
-    else:
-        files = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
-    if not files or not all(isinstance(file, str) for file in files):
-        raise ValueError(f"{path}: expected a list of image files (a section test, a column file, or a path a line)")
-    return files
+            raise ValueError(f"{path}: its columns are {', '.join(table.columns)}, expected one called file")
+        found = [(f"line {n}", line[column]) for n, line in table.lines]
+    else:  # names that are not UTF-8, too, as `ls` writes them
+        lines = enumerate(read_text(path, "surrogateescape").split("\n"), start=1)
+        found = [(f"line {n}", line.strip()) for n, line in lines if line.strip()]
+    wrong = [f"{at} is {file!r:.80}" for at, file in found if not isinstance(file, str) or not file]
+    if wrong or not found:
+        expected = "expected a list of image files (a section test, a column file, or a path a line)"
+        raise ValueError(listed(path, [f"{problem}: {expected}" for problem in wrong] or [f"no files: {expected}"]))
+    return [file for _, file in found]

@@ -11,6 +11,7 @@ import numpy as np
 from label_efficient.data.class_lists import MULTI_LABEL, read_datalist
 from label_efficient.data.image_data import ImageData, Split, check_classes, read_entries
 from label_efficient.data.image_files import UnreadableError, read_images
+from label_efficient.data.images import MOST_PIXELS
 from label_efficient.data.subsets import labelled_subset
 from label_efficient.files import read_json
 from label_efficient.monai_bridge import handed_over
@@ -31,14 +32,16 @@ def load_image_data(
     seed: int = 0,
     num_workers: int = 0,
     cache: bool = True,
+    max_pixels: int = MOST_PIXELS,
     released: str | None = None,
 ) -> ImageData:
     """Load a data set and check it as a whole.
 
     `own` loads one of the `known` data sets, such as the demo; `others` and lists are as of `list_path`, label budgets
     as of `subsets.labelled_subset`. Paths of a list are relative to `dataset_dir`, by default its folder; `cache` keeps
-    its images in memory. `several_labels` says whether the bundle can learn these. `released`, the `model.json` of the
-    released weights, has the classes where another program hands over images for training instead.
+    its images in memory, and `max_pixels` is as of `images.read_image`. `several_labels` says whether the bundle can
+    learn these. `released`, the `model.json` of the released weights, has the classes where another program hands over
+    images for training instead.
 
     Raises:
         SettingsError: If the settings do not fit together.
@@ -47,7 +50,7 @@ def load_image_data(
     if released is not None and (lists := handed_over()) is not None:
         return _handed_over_data(lists, Path(released))
     path = list_path(dataset, datalist, known, others)
-    data = own() if path is None else _data_of_list(path, dataset_dir, num_workers, cache)
+    data = own() if path is None else _data_of_list(path, dataset_dir, num_workers, cache, max_pixels)
     if data.multi_label and not several_labels:
         raise ValueError(
             f"{data.source}: its images have lists of labels, and this bundle learns one class per image: give the "
@@ -116,7 +119,7 @@ def _handed_over_data(lists: Mapping[str, Sequence[Mapping[str, Any]]], released
     return ImageData("handed-over", info["task"], info["classes"], splits, source, notes=notes)
 
 
-def _data_of_list(path: Path, dataset_dir: str | None, num_workers: int, cache: bool) -> ImageData:
+def _data_of_list(path: Path, dataset_dir: str | None, num_workers: int, cache: bool, max_pixels: int) -> ImageData:
     """Read and check a list (see `class_lists.read_datalist`) and, to keep or to check them, all its images."""
     found = read_datalist(path, Path(dataset_dir) if dataset_dir else None, num_workers=num_workers)
     problems: list[str] = []
@@ -124,7 +127,7 @@ def _data_of_list(path: Path, dataset_dir: str | None, num_workers: int, cache: 
     for name, entries in found.sections.items():
         labels = np.asarray([entry.label for entry in entries], dtype=np.int64)
         try:  # uncached files, too: an hour later is too late to learn that one is damaged
-            images = read_images([entry.image for entry in entries], num_workers, cache=cache)
+            images = read_images([entry.image for entry in entries], num_workers, cache=cache, max_pixels=max_pixels)
             splits[name] = Split(images, labels, [entry.file for entry in entries])
         except UnreadableError as error:
             problems += error.problems

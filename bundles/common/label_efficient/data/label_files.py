@@ -5,6 +5,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from label_efficient.files import read_text
+
 
 def class_index(label: Any, classes: Sequence[str]) -> int:
     """Index of a class; a ValueError that lists them if it is none.
@@ -29,7 +31,7 @@ def _read(path: Path) -> Any:
     if not path.is_file():
         raise ValueError(f"label {str(path)!r}: expected the index of the class, or the path of a label file")
     try:
-        text = path.read_text(encoding="utf-8")
+        text = read_text(path)
         return json.loads(text) if path.suffix == ".json" else text
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ValueError(f"label {str(path)!r}: expected text or JSON with the name of the class ({error})") from error

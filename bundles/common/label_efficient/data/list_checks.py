@@ -1,5 +1,6 @@
 """What must hold between the entries of a list: nothing missing, no leak between its sections, no contradiction."""
 
+import os
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -7,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from label_efficient.data.tables import listed
-from label_efficient.files import sha256
+from label_efficient.files import no_file, sha256
 
 TASKS = ("classification", "segmentation")
 
@@ -65,14 +66,14 @@ def check_entries(
     """
     everything = [entry for entries in sections.values() for entry in entries]
     problems += [
-        f"{entry.at}: {file} {'is a folder' if file.is_dir() else 'does not exist'}"
+        f"{entry.at}: {file} {problem}"
         for entry in everything
         for file in (entry.image, *entry.masks)
-        if not file.is_file()
+        if (problem := no_file(file))
     ]
     problems += _crossing_groups(sections)
     known = digests or {}
-    files = [file for file in {entry.image for entry in everything} if file.is_file()]
+    files = [file for file in {entry.image for entry in everything} if not no_file(file)]
     with ThreadPoolExecutor(max(num_workers, 1)) as pool:
         content = dict(zip(files, pool.map(lambda file: known.get(file) or sha256(file), files), strict=True))
     problems += _shared_images(sections, content, contradictions)
@@ -109,7 +110,7 @@ def _shared_images(
     kinds: defaultdict[str, dict[tuple[str, tuple[str, ...]], Entry]] = defaultdict(dict)
     for name, entries in sections.items():
         for entry in entries:
-            path = entry.image.resolve()
+            path = Path(os.path.realpath(entry.image))
             again = [
                 other for task in entry.tasks if (other := seen.setdefault((path, name, task), entry)) is not entry
             ]
@@ -123,7 +124,7 @@ def _shared_images(
                         problems.append(f"{where} are one image with two {what}")
                 elif {name, other_name} == {"train", "unlabelled"} and not set(entry.tasks) & set(other.tasks):
                     continue
-                elif path == other.image.resolve():
+                elif path == Path(os.path.realpath(other.image)):
                     problems.append(f"{entry.file} stands in {other_name} and {name} ({other.at}, {entry.at})")
                 else:
                     copy = f"{entry.file} ({name}) is byte by byte {other.file} ({other_name})"
@@ -135,7 +136,7 @@ def _shared_images(
 def _contradiction(entry: Entry, other: Entry) -> str | None:
     if None not in (entry.label, other.label) and entry.label != other.label:
         return "labels"
-    if entry.masks and other.masks and all(path.is_file() for path in (*entry.masks, *other.masks)):
+    if entry.masks and other.masks and not any(no_file(path) for path in (*entry.masks, *other.masks)):
         mask, other_mask = ([*map(sha256, e.masks), e.mask_values] for e in (entry, other))
         return "masks" if mask != other_mask else None
     return None

@@ -4,7 +4,8 @@
 """
 
 import difflib
-from collections import defaultdict
+import re
+from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,6 +26,7 @@ _ABOUT = (
     *("numTraining", "mask_values", "label_fraction", "labels_per_class", "class_labels", "mask_labels"),
 )
 _MAX_NAMES = 20
+_LONGEST_NAME = 200  # characters, of a class
 
 
 @dataclass(frozen=True)
@@ -129,8 +131,8 @@ def _from_table(path: Path, form: ListForm) -> tuple[dict[str, Any], list[str]]:
 
 
 def whole_number(text: str) -> int | str:
-    """Whole number in a cell, or the text itself."""
-    return int(text) if text.strip().isdecimal() else text
+    """Whole number in a cell, 3 or 03 or 3.0, or the text itself."""
+    return int(text.partition(".")[0]) if re.fullmatch(r"[+-]?\d{1,18}(\.0*)?", text) else text
 
 
 def _paired_names(table: Table, problems: list[str]) -> list[str]:
@@ -140,8 +142,9 @@ def _paired_names(table: Table, problems: list[str]) -> list[str]:
         return []
     first: dict[tuple[str, str], int] = {}  # pairs of index and name, and the first line of each
     for number, line in table.lines:
-        if line[label_column].isdecimal() and line[class_column]:
-            first.setdefault((str(int(line[label_column])), line[class_column]), number)
+        label = whole_number(line[label_column])
+        if isinstance(label, int) and label >= 0 and line[class_column]:
+            first.setdefault((str(label), line[class_column]), number)
     by_label, by_name = defaultdict(set), defaultdict(set)
     for label, name in first:
         by_label[label].add(name)
@@ -183,15 +186,22 @@ def find_items(content: Any, path: Path, form: ListForm, problems: list[str]) ->
             at = f"{key}[{index}]"
             if not isinstance(given, Mapping) or any(name not in given for name in form.needed):
                 problems.append(f"{at} is {given!r:.80}, {expected}")
-            elif not isinstance(given["image"], str) or not given["image"]:
+            elif not isinstance(given["image"], str) or not given["image"] or "\0" in given["image"]:
                 problems.append(f"{at} has image={given['image']!r}, expected the path of a file")
             else:
                 items.append(Item(form.sections[key], given.get("_at", at), given))
     if content.get("labels") is not None:
-        return items, _given_names(content["labels"], problems)
-    return items, _found_names(
-        [i for i in items if "label" in form.needed or i.given.get("label") is not None], problems
-    )
+        names = _given_names(content["labels"], problems)
+    else:
+        labelled = [i for i in items if "label" in form.needed or i.given.get("label") is not None]
+        names, odd = _found_names(labelled, problems)
+        items = [item for item in items if item.at not in odd]
+    problems += [
+        f"a class is called {name[:40]!r}... ({len(name)} characters), expected at most {_LONGEST_NAME}"
+        for name in names
+        if len(name) > _LONGEST_NAME
+    ]
+    return items, names
 
 
 def _given_names(labels: Any, problems: list[str]) -> list[str]:
@@ -211,23 +221,40 @@ def _given_names(labels: Any, problems: list[str]) -> list[str]:
     return []
 
 
-def _found_names(items: Sequence[Item], problems: list[str]) -> list[str]:
-    """Names of the classes of a list that does not tell them, by the labels of its items."""
+def _found_names(items: Sequence[Item], problems: list[str]) -> tuple[list[str], set[str]]:
+    """Names of the classes of a list that does not tell them, by the labels of its items.
+
+    Also the places of items whose label is of another kind than most: these are at fault, not the others.
+    """
     kinds: defaultdict[str, list[Item]] = defaultdict(list)
     for item in items:
         kinds[type(item.given["label"]).__name__].append(item)
-    labels = [item.given["label"] for item in items]
-    if list(kinds) == ["list"]:
-        return [f"label {i}" for i in range(len(labels[0]))]
-    if list(kinds) == ["str"]:
-        return sorted(set(labels) - {""})
-    if list(kinds) == ["int"]:
-        # A mistyped index leaves gaps, which are reported as classes without images; below 0 there is no class.
-        return [f"class {i}" for i in range(min(max(labels), len(labels)) + 1)]
-    if kinds:
-        found = ", ".join(f"{len(v)} {kind} (first {v[0].given['label']!r} at {v[0].at})" for kind, v in kinds.items())
-        problems.append(f"labels are {found}; expected all indices, all names or all lists of 0/1")
-    return []
+    usual = max(kinds, key=lambda kind: len(kinds[kind]), default="")
+    words = {"int": "indices", "str": "names", "list": "lists of 0 and 1"}
+    odd = [item for kind, found in kinds.items() for item in found if kind != usual or kind not in words]
+    problems += [
+        f"{item.where} has label={item.given['label']!r:.80}, expected {words.get(usual, 'an index or a name')}"
+        + (f" as of the other {len(kinds[usual])}" if usual in words else "")
+        for item in odd
+    ]
+    places = {item.at for item in odd}
+    labels = [item.given["label"] for item in kinds.get(usual, [])]
+    if usual == "list":
+        return [f"label {i}" for i in range(Counter(map(len, labels)).most_common(1)[0][0])], places
+    if usual == "str":
+        return sorted(set(labels) - {""}), places
+    if usual != "int":
+        return [], places
+    present = sorted({label for label in labels if label >= 0})
+    number = next((index for index, label in enumerate(present) if index != label), len(present))
+    if number < len(present):
+        first = next(item for item in kinds["int"] if item.given["label"] == present[number])
+        problems.append(
+            f"no image has the label {number}, and {first.where} has label={present[number]}: "
+            f"expected 0, 1, 2, ... up to the number of classes less one, or their names in `labels`"
+        )
+    # Those beyond a gap, too: it is told once.
+    return [f"class {i}" for i in range(min(present[-1], len(labels)) + 1 if present else 0)], places
 
 
 def class_of(item: Item, classes: Sequence[str], problems: list[str]) -> int:

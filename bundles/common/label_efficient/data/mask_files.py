@@ -12,12 +12,12 @@ nothing here rescales, resizes or guesses:
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from PIL import Image, ImageFile, ImageOps
 
-from label_efficient.data.images import nifti_picture
+from label_efficient.data.images import MOST_PIXELS, ImageError, check_shape, nifti_picture, open_nifti
+from label_efficient.files import open_file, printable
 
 MASK_SUFFIXES = (".png", ".tif", ".tiff", ".bmp", ".gif", ".dcm", ".nii", ".nii.gz")
 _MOST_COVERED = 0.9  # the two lungs fill 8 to 46 % of a chest X-ray
@@ -27,6 +27,9 @@ _LOSSY = "changes the values at every edge; save the mask as PNG, from its sourc
 
 class MaskError(ValueError):
     """A file that cannot be used as a lung mask: which, what was found, and what to do."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(printable(message))
 
 
 def read_mask(
@@ -79,7 +82,7 @@ def read_stored(path: str | os.PathLike[str]) -> np.ndarray:
     path = Path(path)
     name = path.name.lower()
     try:
-        with path.open("rb") as file:
+        with open_file(path) as file:
             head = file.read(132)
         if name.endswith((".nii", ".nii.gz")):
             stored = _read_nifti(path)
@@ -89,6 +92,8 @@ def read_stored(path: str | os.PathLike[str]) -> np.ndarray:
             stored = _read_picture(path)
     except MaskError:
         raise
+    except ImageError as error:
+        raise MaskError(str(error)) from error
     except OSError as error:
         problem = "does not exist" if isinstance(error, FileNotFoundError) else f"cannot be read ({error})"
         raise MaskError(f"{path}: {problem}; expected a mask ({', '.join(MASK_SUFFIXES)})") from error
@@ -126,14 +131,13 @@ def _counts(stored: np.ndarray) -> str:
 
 def _read_picture(path: Path) -> np.ndarray:
     ImageFile.LOAD_TRUNCATED_IMAGES = False  # other code may have set it: half a mask is none
-    with Image.open(path) as picture:
+    with open_file(path) as file, Image.open(file) as picture:
         if picture.format in ("JPEG", "MPO"):
             raise MaskError(f"{path}: JPEG {_LOSSY}")
         if picture.format not in ("PNG", "TIFF", "BMP", "GIF"):
             raise MaskError(f"{path}: it is {picture.format}, expected one of {', '.join(MASK_SUFFIXES)}")
         frames = getattr(picture, "n_frames", 1)
-        if frames != 1:
-            raise MaskError(f"{path}: {frames} pages or frames, expected one")
+        check_shape(path, MOST_PIXELS, picture.height, picture.width, frames)
         if ";16" in str(picture.tile) and picture.mode[0] != "I":
             raise MaskError(f"{path}: 16-bit colour, of which the lower 8 bits would be lost; save it as grey")
         picture.load()
@@ -170,22 +174,25 @@ def _by_palette(path: Path, picture: Image.Image) -> Image.Image:
 def _read_dicom(path: Path) -> np.ndarray:
     import pydicom
 
-    dataset = pydicom.dcmread(path)
+    from label_efficient.data.dicom_pixels import check_deflated
+
+    check_deflated(path, MOST_PIXELS)
+    with open_file(path) as file:
+        dataset = pydicom.dcmread(file)
     syntax = dataset.file_meta.TransferSyntaxUID
     exact = not syntax.is_compressed or ("Lossless" in syntax.name and "Lossy" not in syntax.name)
     if str(dataset.get("LossyImageCompression") or ("00" if exact else "01")) == "01":
         raise MaskError(f"{path}: lossy compression {_LOSSY}")
-    if int(dataset.get("NumberOfFrames") or 1) != 1:
-        raise MaskError(f"{path}: {dataset.NumberOfFrames} frames, expected one")
+    check_shape(path, MOST_PIXELS, *(dataset.get(key) for key in ("Rows", "Columns", "NumberOfFrames")))
     pixels = dataset.pixel_array
     return pixels[0] if pixels.ndim == 3 and len(pixels) == 1 else pixels
 
 
 def _read_nifti(path: Path) -> np.ndarray:
-    import nibabel
-
-    image: Any = nibabel.load(path)
+    image = open_nifti(path)
+    shape, kind = image.shape, image.get_data_dtype()
+    if kind.names or len(shape) < 2 or not set(shape[2:]) <= {1}:
+        raise MaskError(f"{path}: its shape is {shape} of {kind}, expected one slice of whole numbers")
+    check_shape(path, MOST_PIXELS, shape[1], shape[0])
     values = np.asanyarray(image.dataobj)
-    if values.dtype.names or values.ndim < 2 or not set(values.shape[2:]) <= {1}:
-        raise MaskError(f"{path}: its shape is {values.shape} of {values.dtype}, expected one slice of whole numbers")
     return nifti_picture(image, values)[..., 0]

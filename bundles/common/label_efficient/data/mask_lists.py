@@ -45,6 +45,7 @@ from label_efficient.data.lists import (
     read_content,
     whole_number,
 )
+from label_efficient.files import path_of, printable
 
 SECTIONS = ("train", "val", "test", "cross_domain", "unlabelled")
 _ENTRY_KEYS = ("image", "label", "mask", "mask_values", "source", "group", "patient", "spacing", "task")
@@ -156,7 +157,7 @@ def _entry(
         problems.append(f"{item.where} has {key}={given.get(key, value)!r}, expected {expected}")
         return None
 
-    is_masks = isinstance(masks, list) and all(isinstance(mask, str) and mask for mask in masks)
+    is_masks = isinstance(masks, list) and all(isinstance(mask, str) and mask and "\0" not in mask for mask in masks)
     masks = check("mask", masks, is_masks, "a path or a list of paths") or []
     words = " or ".join(TASKS) if unlabelled else "it in unlabelled only"
     task = check("task", given.get("task"), unlabelled and given.get("task") in TASKS, words)
@@ -172,10 +173,10 @@ def _entry(
     if "mask_values" in given and not masks:
         problems.append(f"{item.where} has mask_values and no mask")
     return Entry(
-        image=root / given["image"],
-        file=given["image"],
+        image=root / path_of(given["image"]),
+        file=printable(given["image"]),
         label=class_of(item, classes, problems) if "label" in given else None,
-        masks=tuple(root / mask for mask in masks),
+        masks=tuple(root / path_of(mask) for mask in masks),
         mask_values=_mask_values(given.get("mask_values"), f"{item.where}: mask_values", problems) or values,
         source=source or "",
         group=item.group,

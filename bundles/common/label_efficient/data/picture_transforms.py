@@ -10,7 +10,7 @@ from monai.config import KeysCollection
 from monai.data import MetaTensor
 from monai.transforms import MapTransform
 
-from label_efficient.data.images import read_image
+from label_efficient.data.images import MOST_PIXELS, read_image
 
 
 class LoadPictured(MapTransform):
@@ -19,15 +19,16 @@ class LoadPictured(MapTransform):
     Its metadata have the file as `filename_or_obj` and height and width as `original_size`.
     """
 
-    def __init__(self, keys: KeysCollection, channels: int = 3) -> None:
+    def __init__(self, keys: KeysCollection, channels: int = 3, max_pixels: int = MOST_PIXELS) -> None:
         super().__init__(keys)
         self.channels = channels
+        self.max_pixels = max_pixels
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """Replace the paths under the keys by images."""
         loaded = dict(data)
         for key in self.key_iterator(loaded):
-            image = load_image(loaded[key], self.channels)
+            image = load_image(loaded[key], self.channels, self.max_pixels)
             meta = {"filename_or_obj": str(loaded[key]), "original_size": tuple(image.shape[1:])}
             loaded[key] = MetaTensor(image, affine=torch.eye(4), meta=meta)
         return loaded
@@ -65,9 +66,9 @@ class Probabilitiesd(MapTransform):
         return changed
 
 
-def load_image(path: str | Path, channels: int = 3) -> torch.Tensor:
-    """Read one image file as uint8, 3 (or 1) x H x W, 0..255."""
-    return torch.from_numpy(read_image(path, channels)).permute(2, 0, 1)
+def load_image(path: str | Path, channels: int = 3, max_pixels: int = MOST_PIXELS) -> torch.Tensor:
+    """Read one image file as uint8, 3 (or 1) x H x W, 0..255; see `images.read_image`."""
+    return torch.from_numpy(read_image(path, channels, max_pixels)).permute(2, 0, 1)
 
 
 def to_uint8_picture(image: np.ndarray) -> np.ndarray:

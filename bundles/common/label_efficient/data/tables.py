@@ -6,11 +6,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from label_efficient.files import plain_cell
+from label_efficient.files import plain_cell, printable, read_text
 
 FILE_COLUMNS = ("file", "image", "path", "filename")
 CLASS_COLUMNS = ("class", "label_name")
 _MAX_SHOWN = 20
+_MAX_CELL = 4096  # characters; no path is longer
 
 
 @dataclass(frozen=True)
@@ -31,36 +32,50 @@ class Table:
 
 
 def read_table(path: Path) -> Table:
-    """Read a CSV in UTF-8, with or without a byte-order mark, separated by comma, semicolon or tab.
+    """Read a CSV in UTF-8, or in UTF-16 with its byte-order mark, separated by comma, semicolon or tab.
 
     Raises:
-        FileNotFoundError: If there is no such file.
-        ValueError: If it is not UTF-8 text, not a table, or has no header.
+        OSError: If there is no such file.
+        ValueError: If it is no text, no table, or has no header; with line and column.
     """
-    columns, *cells = read_cells(path) or [[]]
-    if not columns:
-        raise ValueError(f"{path}: the file is empty")
-    padded = [(number, line + [""] * len(columns)) for number, line in enumerate(cells, start=2) if any(line)]
-    return Table(columns, [(number, dict(zip(columns, line, strict=False))) for number, line in padded])
+    numbers, cells = zip(*read_cells(path), strict=True)
+    columns = cells[0]
+    if twice := [column for column in columns if column and columns.count(column) > 1]:
+        raise ValueError(f"{path}, line 1: two columns are called {twice[0]!r}")
+    problems = [
+        f"line {number} has {len(line)} cells, and there are {len(columns)} columns: text with a comma needs quotes"
+        for number, line in zip(numbers, cells, strict=True)
+        if any(line[len(columns) :])
+    ]
+    if problems:
+        raise ValueError(listed(path, problems))
+    padded = [line + [""] * len(columns) for line in cells[1:]]
+    return Table(columns, [(n, dict(zip(columns, c, strict=False))) for n, c in zip(numbers[1:], padded, strict=True)])
 
 
-def read_cells(path: Path) -> list[list[str]]:
-    """Stripped cells of all lines of a CSV; see `read_table`."""
+def read_cells(path: Path) -> list[tuple[int, list[str]]]:
+    """Number, and stripped cells, of all lines of a CSV that are not empty; see `read_table`."""
+    text = read_text(path)
+    delimiter = max(",;\t", key=text.lstrip().split("\n", 1)[0].count)
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
+    lines, start = list[tuple[int, list[str]]](), 1
     try:
-        text = path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path}: not readable as CSV (not UTF-8: {error.reason}); save it as CSV in UTF-8") from error
-    delimiter = max(",;\t", key=text.split("\n", 1)[0].count)
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
-    try:
-        return [[plain_cell(cell.strip()) for cell in line] for line in reader]
+        for line in reader:
+            if any(cells := [plain_cell(cell.strip()) for cell in line]):
+                lines.append((start, cells))
+            if wide := [n for n, cell in enumerate(line, start=1) if len(cell) > _MAX_CELL]:
+                raise csv.Error(f"column {wide[0]} has more than {_MAX_CELL} characters")
+            start = reader.line_num + 1
     except csv.Error as error:
-        raise ValueError(f"{path}, line {reader.line_num}: not readable as CSV ({error})") from error
+        raise ValueError(f"{path}, line {start}: not readable as CSV ({error})") from error
+    if not lines:
+        raise ValueError(f"{path}: the file is empty")
+    return lines
 
 
 def listed(source: str | Path, problems: Sequence[str]) -> str:
     """Message with all problems of a source, or the first of very many and their number."""
-    shown = list(problems[:_MAX_SHOWN])
+    shown = [f"{problem:.1000}" for problem in problems[:_MAX_SHOWN]]
     if len(problems) > len(shown):
         shown.append(f"and {len(problems) - len(shown)} more")
-    return f"{source}: {len(problems)} problem{'s' if len(problems) > 1 else ''}:\n  " + "\n  ".join(shown)
+    return printable(f"{source}: {len(problems)} problem{'s' * (len(problems) > 1)}:\n  " + "\n  ".join(shown))

@@ -17,8 +17,8 @@ from label_efficient.engine.log import log_to_file
 from label_efficient.engine.progress import Bar
 from label_efficient.evaluation.decisions import Decision
 from label_efficient.evaluation.predictions import prediction_rows
-from label_efficient.files import write_csv
-from label_efficient.output_names import picture_names, printable
+from label_efficient.files import printable, write_csv
+from label_efficient.output_names import picture_names
 from label_efficient.run_folder import RunFolder
 from label_efficient.settings import Settings
 

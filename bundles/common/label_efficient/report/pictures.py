@@ -78,11 +78,14 @@ def overlay(image: np.ndarray, heat: np.ndarray) -> np.ndarray:
     from matplotlib import colormaps
 
     size = (image.shape[1], image.shape[0])
-    resized = Image.fromarray(heat.astype(np.float32)).resize(size, Image.Resampling.BICUBIC)
-    heat = np.clip(np.asarray(resized), 0, 1)
-    colour = 255 * colormaps["viridis"](heat)[..., :3]
-    opacity = (0.7 * heat**0.75)[..., None]
-    return np.round((1 - opacity) * image + opacity * colour).astype(np.uint8)
+    resized = np.asarray(Image.fromarray(heat.astype(np.float32)).resize(size, Image.Resampling.BICUBIC))
+    blended = np.empty_like(image)
+    for top in range(0, len(image), 64):  # at once, the colours of a large image would take thirty times its memory
+        rows = slice(top, top + 64)
+        part = np.clip(resized[rows], 0, 1)
+        colour, opacity = 255 * colormaps["viridis"](part)[..., :3], (0.7 * part**0.75)[..., None]
+        blended[rows] = np.round((1 - opacity) * image[rows] + opacity * colour)
+    return blended
 
 
 def save_overlay(path: Path, *, image: np.ndarray, heat: np.ndarray) -> None:
