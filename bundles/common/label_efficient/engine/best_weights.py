@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from ignite.engine import Engine, Events
 
@@ -20,7 +21,8 @@ logger = logging.getLogger(__name__)
 class BestWeights:
     """Writes `model.pt`, with `model.json` beside it, after every validation that is better than all before.
 
-    Args as of `records.RunRecord`; `shipped` is the module whose weights they are. The run stops after
+    Args as of `records.RunRecord`; `shipped` is the module whose weights they are, `images` what it is trained on (see
+    `seen_images`). The run stops after
     `early_stop_patience` validations without a better one; never with 0.
 
     Raises:
@@ -34,6 +36,7 @@ class BestWeights:
     model_info: Mapping[str, Any]
     early_stop_patience: int
     val_interval: int
+    images: np.ndarray | None = None
     best: float | None = field(default=None, init=False)
     without_improvement: int = field(default=0, init=False)
 
@@ -68,7 +71,7 @@ class BestWeights:
             # A temperature fitted to other weights would go on changing the probabilities of these.
             (self.ckpt_dir / "calibration.json").unlink(missing_ok=True)
             info = {**self.model_info, "best_epoch": engine.state.epoch, f"val_{self.key_metric}": value}
-            save_model(self.ckpt_dir / "model.pt", self.shipped.state_dict(), info)
+            save_model(self.ckpt_dir / "model.pt", self.shipped.state_dict(), info, self.images)
 
     def stops(self, engine: Engine) -> bool:
         """End the run if it has not got better for long enough; also one that is resumed where it had ended."""

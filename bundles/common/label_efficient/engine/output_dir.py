@@ -8,9 +8,8 @@ from label_efficient.settings import SettingsError
 
 logger = logging.getLogger(__name__)
 
-_FILES = (
-    "checkpoint.pt model.pt model.json calibration.json history.csv metrics.json predictions.csv report.html".split()
-)
+_FILES = """checkpoint.pt model.pt model.json model.images.npy calibration.json history.csv metrics.json predictions.csv
+    copies.csv report.html""".split()
 _FOLDERS = ("tensorboard", "figures")
 
 

@@ -139,6 +139,8 @@ class RunEvaluation(ABC, Generic[OutcomeT]):
         outcomes = {name: self.at_temperature(outcome, self.temperature) for name, outcome in raw.items()}
         metrics = self._metrics(outcomes)
         write_json(self.output_dir / "metrics.json", metrics)
+        if self.data.copies:
+            write_csv(self.output_dir / "copies.csv", [copy.row() for copy in self.data.copies])
         if rows := self.rows(outcomes):
             write_csv(self.output_dir / "predictions.csv", rows)
         self.report(metrics, raw, outcomes)
