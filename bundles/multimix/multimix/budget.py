@@ -49,7 +49,7 @@ def apply_budgets(
     )
     freed: dict[int, str | None] = {int(i): "classification" for i in no_label}
     freed |= {int(i): None if int(i) in freed else "segmentation" for i in no_mask}
-    positions = np.array(sorted(freed))
+    positions = np.array(sorted(freed), dtype=np.int64)
     kept = np.flatnonzero((labels != UNKNOWN) | (mask_rows >= 0))
     unlabelled = _add_unlabelled(splits["unlabelled"], train, positions, [freed[i] for i in positions], hidden)
     new_train = replace(

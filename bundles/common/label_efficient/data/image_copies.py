@@ -101,13 +101,13 @@ def check_copies(
         advice = "\n(take one of each pair out; copies=warn trains all the same and lists all pairs in copies.csv)"
         raise ValueError(listed(source, list(map(str, exact))) + advice)
     notes = []
-    for found, what in ((exact, "the same pixels"), (near, "nearly the same picture")):
+    for found, what in ((exact, "have the same pixels"), (near, "are nearly the same picture")):
         if found:
             across = sum(len(set(copy.sections)) > 1 for copy in found)
             shown = "; ".join(map(str, found[:3])) + ("; ..." if len(found) > 3 else "")
             notes.append(
-                f"{len(found)} pairs of images are {what}, {across} of them in two sections, whose figures they make "
-                f"too good: {shown} (all in copies.csv)"
+                f"pairs of images that {what}: {len(found)}, {across} of them in two sections, whose figures they "
+                f"make too good: {shown} (all in copies.csv)"
             )
     return copies, notes
 

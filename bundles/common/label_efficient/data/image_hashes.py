@@ -57,7 +57,10 @@ class KnownHashes:
 
     def __init__(self, paths: Sequence[Path], channels: int) -> None:
         self.keys = [_key(path, channels) for path in paths] if len(paths) >= _LEAST_FILES else []
-        self.found = dict(_with_cache(self._look_up) or ()) if self.keys else {}
+        found = _with_cache(self._look_up) if self.keys else []
+        self.found = dict(found or ())
+        if found is None:
+            self.keys = []
 
     def __getitem__(self, index: int) -> bytes:
         """Hash of the file at a position, or nothing."""

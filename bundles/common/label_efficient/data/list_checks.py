@@ -1,5 +1,6 @@
 """What must hold between the entries of a list: nothing missing, no leak between its sections, no contradiction."""
 
+import os
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -96,22 +97,22 @@ def _shared_images(sections: Mapping[str, Sequence[Entry]], content: Mapping[Pat
     section twice, once with its label and once with its mask. Copies under other names may have the same label.
     """
     problems = []
-    seen: dict[tuple[Path, str, str], Entry] = {}
+    seen: dict[tuple[str, str, str], Entry] = {}
     kinds: defaultdict[str, dict[tuple[str, tuple[str, ...]], Entry]] = defaultdict(dict)
-    folders: dict[Path, Path] = {}  # resolved once: a list of many files has few
+    folders: dict[str, str] = {}  # resolved once: a list of many files has few
     for name, entries in sections.items():
         for entry in entries:
-            folder = entry.image.parent
+            folder, file = os.path.split(entry.image)
             if folder not in folders:
-                folders[folder] = folder.resolve()
-            path = folders[folder] / entry.image.name
-            path = path.resolve() if path.is_symlink() else path
+                folders[folder] = os.path.realpath(folder)
+            path = os.path.join(folders[folder], file)
+            path = os.path.realpath(path) if os.path.islink(path) else path
             again = [
                 other for task in entry.tasks if (other := seen.setdefault((path, name, task), entry)) is not entry
             ]
             if again:
                 problems.append(f"{entry.file} stands in {name} twice ({again[0].at}, {entry.at})")
-            known = kinds[content.get(entry.image, str(path))]
+            known = kinds[content.get(entry.image, path)]
             for (other_name, _), other in known.items():
                 if name == other_name:
                     if what := _contradiction(entry, other):
@@ -119,7 +120,7 @@ def _shared_images(sections: Mapping[str, Sequence[Entry]], content: Mapping[Pat
                         problems.append(f"{where} are one image with two {what}")
                 elif {name, other_name} == {"train", "unlabelled"} and not set(entry.tasks) & set(other.tasks):
                     continue
-                elif path == other.image.resolve():
+                elif path == os.path.realpath(other.image):
                     problems.append(f"{entry.file} stands in {other_name} and {name} ({other.at}, {entry.at})")
                 else:
                     copy = f"{entry.file} ({name}) is byte by byte {other.file} ({other_name})"
