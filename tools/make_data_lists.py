@@ -176,7 +176,11 @@ def general_options(fractions: Sequence[float]) -> argparse.ArgumentParser:
     pixel_limit(parent)
     add("--label_fraction", type=float, help="part of every training class that keeps its labels")
     add("--labels_per_class", type=int, help="number of training images per class that keep their labels")
-    add("--allow_copies", action="store_true", help="copies in two splits or classes are a warning, not an error")
+    add(
+        "--allow_copies",
+        action="store_true",
+        help="copies in two splits or classes are a warning, not an error; train with copies=warn",
+    )
     return parent
 
 

@@ -512,3 +512,23 @@ def test_torchrun_runs_the_command(case, dataset, tmp_path):
 
 def test_all_cases_are_all_bundles():
     assert sorted(CASES) == sorted(p.parent.parent.name for p in ROOT.glob("bundles/*/configs/train.json"))
+
+
+def test_weights_know_the_images_they_were_trained_on(case, trained, dataset, tmp_path):
+    for name in ("model.pt", "model.json", "model.images.npy"):
+        shutil.copy(trained / name, tmp_path / name)
+    data = part(workflow(case, dataset=str(dataset), **case.tiny), "data")
+    opening = part(workflow(case, "train", "evaluate", **small(case, dataset, tmp_path / "out")), "opening")
+    opening.ckpt_path, opening.data = str(tmp_path / "model.pt"), data
+    opening.show()
+    assert not any("were trained on" in note for note in data.notes)
+    data.splits["train"], data.splits["test"] = data.splits["test"], data.splits["train"]
+    number = len(data.splits["test"])
+    says(refused(opening.show), f"were trained on {number} of {number} images of test", "exchanged", "copies=warn")
+    opening.settings["copies"] = "warn"
+    opening.show()
+    assert f"were trained on {number} of {number} images of test" in data.notes[0]
+    (tmp_path / "model.images.npy").unlink()  # as of released weights
+    data.notes.clear()
+    opening.show()
+    assert data.notes == []

@@ -7,6 +7,7 @@ import pytest
 hypothesis = pytest.importorskip("hypothesis")
 given, strategies = hypothesis.given, hypothesis.strategies
 
+from label_efficient.files import printable  # noqa: E402
 from label_efficient.output_names import is_inside, output_name, picture_names  # noqa: E402
 
 ANY_NAME = strategies.text(strategies.characters(), max_size=400)

@@ -187,11 +187,12 @@ def test_class_weights(setting, expected, tmp_path):
 
 
 def write_pictures(folder: Path, shapes=((30, 40), (40, 30), (24, 24))) -> None:
-    """Pictures i0.png to i11.png of dark grey with a bright square, and masks m0.png to m11.png of the square."""
+    """Pictures i0.png to i11.png of dark blocks with a bright square, and masks m0.png to m11.png of the square."""
     folder.mkdir(exist_ok=True)
     for index in range(12):
         height, width = shapes[index % len(shapes)]
-        picture = np.full((height, width), 20 + index, dtype=np.uint8)
+        blocks = np.random.default_rng(index).integers(20, 90, (6, 6), dtype=np.uint8)
+        picture = np.array(Image.fromarray(blocks).resize((width, height), Image.Resampling.NEAREST))
         mask = np.zeros((height, width), dtype=np.uint8)
         mask[4 : height // 2, 6 : width // 2] = 255
         picture[mask > 0] = 200

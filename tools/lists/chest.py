@@ -39,7 +39,7 @@ def make_chest_list(args: argparse.Namespace) -> None:
         if entry.digest is not None
     }
     try:
-        read_datalist(path, root, num_workers=os.cpu_count() or 1, content=data, digests=digests)
+        read_datalist(path, root, content=data, digests=digests)
     except ValueError as error:
         raise ListError(f"{error}\nnothing was written") from None
     write_list(path, data, args.overwrite)

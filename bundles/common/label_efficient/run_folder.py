@@ -28,13 +28,13 @@ from label_efficient.settings import SettingsError
 
 Kind = Literal["training", "weights", "evaluation", "inference"]
 
-WEIGHTS = ("model.pt", "model.json", "calibration.json")
+WEIGHTS = ("model.pt", "model.json", "model.images.npy", "calibration.json")
 CHECKPOINTS = ("checkpoint.pt", "checkpoint_before.pt")
 # What a run writes at the top of its folder. What has such a name and is in no account is somebody else's.
 OUR_NAMES = frozenset(
-    """model.pt model.json calibration.json checkpoint.pt checkpoint_before.pt history.csv metrics.json predictions.csv
-    instances.csv config.json report.html train.log evaluate.log inference.log tensorboard figures masks overlays
-    saliency attention""".split()
+    """model.pt model.json model.images.npy calibration.json checkpoint.pt checkpoint_before.pt history.csv metrics.json
+    predictions.csv copies.csv instances.csv config.json report.html train.log evaluate.log inference.log tensorboard
+    figures masks overlays saliency attention""".split()
 )
 _WORTH = ("model.pt", *CHECKPOINTS, "metrics.json", "predictions.csv")  # a run without any of them is none to keep
 _PATIENCE = 6.0  # seconds in which the workers of a run that was killed notice it, and let go of its lock

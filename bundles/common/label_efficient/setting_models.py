@@ -182,6 +182,11 @@ class TrainingSettings(_AnyRun):
         min_length=1,
     )  # fmt: skip
     image_size: int = setting("pixels a side that the network sees", DATA, ge=1)
+    copies: str = setting(
+        "images with the same pixels in two sections or under two labels: `error`; `warn`, with all pairs in "
+        "`copies.csv` and the report, as of nearly the same images always; or `ignore`", DATA,
+        options=("error", "warn", "ignore"),
+    )  # fmt: skip
     class_weights: ClassWeights = setting(
         "of the loss: `balanced` (inverse frequency), or a list of one weight per class", TRAINING,
         expected="none, balanced or a list of one number per class",

@@ -62,7 +62,7 @@ def load_data(
 def _from_npz(dataset: str, dataset_dir: str | None, max_pixels: int) -> ImageData:
     path = find_npz(dataset, dataset_dir)
     flag = official_flag(dataset, path)
-    arrays, classes = read_npz(path, official=flag is not None, max_pixels=max_pixels)
+    arrays, classes = read_npz(path, max_pixels=max_pixels)
     splits = {
         split: Split(images, labels, [f"{path.stem}/{split}/{i:05d}" for i in range(len(labels))])
         for split, (images, labels) in arrays.items()
@@ -79,4 +79,4 @@ def _from_npz(dataset: str, dataset_dir: str | None, max_pixels: int) -> ImageDa
                 raise ValueError(f"{path}: labels go up to {highest}, with {len(labels)} images for training")
             classes = [f"class {i}" for i in range(count)]
         task = MULTI_LABEL if labels.ndim == 2 else "binary-class" if len(classes) == 2 else "multi-class"
-    return ImageData(path.stem, task, classes, splits, f"{path.name} (MedMNIST layout)")
+    return ImageData(path.stem, task, classes, splits, f"{path.name} (MedMNIST layout)", published=flag is not None)

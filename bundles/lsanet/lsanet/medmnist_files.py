@@ -117,15 +117,9 @@ def _download(flag: str, path: Path) -> None:
 
 
 def read_npz(
-    path: Path, *, official: bool = False, max_pixels: int = MOST_PIXELS
+    path: Path, *, max_pixels: int = MOST_PIXELS
 ) -> tuple[dict[str, tuple[np.ndarray, np.ndarray]], list[str] | None]:
-    """Read a MedMNIST-layout file.
-
-    Args:
-        path: The file.
-        official: Whether it is a published MedMNIST file. Some of those have images that stand in two splits; they
-            are read with a warning, other files with such images are refused.
-        max_pixels: Larger images are refused.
+    """Read a MedMNIST-layout file; images of more than `max_pixels` are refused.
 
     Returns:
         By split ("train", "val", "test"): images, uint8 N x H x W or N x H x W x 3, and labels, int64 (N,) or 0/1
@@ -155,7 +149,6 @@ def read_npz(
         labels = labels.astype(np.int64)
         flat = labels.reshape(-1) if labels.shape[1:] in ((), (1,)) else labels
         result[split] = (images[..., 0] if images.shape[3:] == (1,) else images, flat)
-    _check_shared_images(path, result, official)
     classes = None
     if "classes" in arrays:
         classes = [c.decode() if isinstance(c, bytes) else str(c) for c in arrays["classes"].reshape(-1).tolist()]
@@ -191,25 +184,3 @@ def _problems(split: str, images: np.ndarray, labels: np.ndarray, max_pixels: in
     elif labels.ndim == 2 and labels.shape[1] > 1 and labels.max() > 1:
         problems.append(f"{split}_labels has several columns and the value {labels.max()}, expected 0 and 1")
     return problems
-
-
-def _check_shared_images(path: Path, splits: dict[str, tuple[np.ndarray, np.ndarray]], official: bool) -> None:
-    seen: dict[bytes, tuple[str, int]] = {}
-    shared = []
-    for split, (images, _) in splits.items():
-        for index, image in enumerate(images):
-            key = hashlib.blake2b(image.tobytes(), digest_size=16).digest()
-            first = seen.setdefault(key, (split, index))
-            if first[0] != split:
-                shared.append(f"{first[0]} {first[1]} is {split} {index}")
-    if not shared:
-        return
-    count = "1 image stands" if len(shared) == 1 else f"{len(shared)} images stand"
-    found = f"{count} in two splits pixel by pixel ({', '.join(shared[:3])}{', ...' if len(shared) > 3 else ''})"
-    if not official:
-        raise ValueError(
-            f"{path}: {found}: the figures would be too good by them; take them out of one split, or cut the splits "
-            "with tools/make_data_lists.py, which keeps copies together"
-        )
-    # The published figures stand on these files as they are.
-    logger.warning("%s: %s: figures on the later split are too good by them", path.name, found)

@@ -1,15 +1,19 @@
 """Label budgets: which training images keep their labels when only so many may, and what becomes of the others."""
 
+import logging
 from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
 
+from label_efficient.data.image_copies import copy_groups
 from label_efficient.data.subsets import choose_labelled
 from label_efficient.settings import SettingsError
 
 from .losses import UNKNOWN
 from .parts import Part
+
+logger = logging.getLogger(__name__)
 
 
 def apply_budgets(
@@ -39,9 +43,13 @@ def apply_budgets(
     labels, mask_rows, hidden = train.labels.copy(), train.mask_rows.copy(), np.full(len(train), UNKNOWN)
     hidden[no_label] = labels[no_label]
     labels[no_label], mask_rows[no_mask] = UNKNOWN, -1
+    no_label, no_mask = (
+        _without_copies(train, gone, chosen[name], name)
+        for gone, name in ((no_label, "class_labels"), (no_mask, "mask_labels"))
+    )
     freed: dict[int, str | None] = {int(i): "classification" for i in no_label}
     freed |= {int(i): None if int(i) in freed else "segmentation" for i in no_mask}
-    positions = np.array(sorted(freed))
+    positions = np.array(sorted(freed), dtype=np.int64)
     kept = np.flatnonzero((labels != UNKNOWN) | (mask_rows >= 0))
     unlabelled = _add_unlabelled(splits["unlabelled"], train, positions, [freed[i] for i in positions], hidden)
     new_train = replace(
@@ -51,8 +59,21 @@ def apply_budgets(
         mask_rows=mask_rows[kept],
         entries=[train.entries[i] for i in kept],
         hidden_labels=np.full(len(kept), UNKNOWN),
+        hashes=None if train.hashes is None else train.hashes[kept],
     )
     return {**splits, "train": new_train, "unlabelled": unlabelled}
+
+
+def _without_copies(train: Part, gone: np.ndarray, chosen: np.ndarray, budget: str) -> np.ndarray:
+    """Of the images that lose their annotation, those that are no copies of images that keep theirs."""
+    if train.hashes is None or not len(gone):
+        return gone
+    groups = copy_groups(train.hashes)
+    copies = np.isin(groups[gone], groups[chosen])
+    if copies.any():
+        text = "%s: %d unlabelled images are copies of images that keep their annotation, and are left out"
+        logger.warning(text, budget, copies.sum())
+    return gone[~copies]
 
 
 def _add_unlabelled(
@@ -69,6 +90,7 @@ def _add_unlabelled(
         np.concatenate([unlabelled.mask_rows, np.full(len(positions), -1)]),
         [*unlabelled.entries, *entries],
         np.concatenate([unlabelled.hidden_labels, hidden[positions]]),
+        None if train.hashes is None else np.concatenate([unlabelled.hashes, train.hashes[positions]]),
     )
 
 

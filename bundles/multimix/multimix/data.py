@@ -9,8 +9,10 @@ from typing import Any
 
 import numpy as np
 
+from label_efficient.data.image_copies import Copy, check_copies
 from label_efficient.data.image_data import check_classes, class_weights, count_classes, demo_seed
 from label_efficient.data.image_files import UnreadableError
+from label_efficient.data.image_hashes import hash_images
 from label_efficient.data.image_sources import list_path
 from label_efficient.data.images import MOST_PIXELS
 from label_efficient.data.list_checks import Entry
@@ -43,6 +45,7 @@ class ChestData:
     source: str
     notes: list[str] = field(default_factory=list)
     task: str = "classification and segmentation"
+    copies: list[Copy] = field(default_factory=list)
     masks_alone: bool = False  # another program has handed over images with masks, and no classes
 
     def counts(self) -> list[dict[str, Any]]:
@@ -84,6 +87,7 @@ def load_data(
     preprocess: Preprocess,
     dataset_dir: str | None = None,
     datalist: str | None = None,
+    copies: str = "error",
     class_labels: int | None = None,
     mask_labels: int | None = None,
     reuse_labelled: bool = False,
@@ -113,15 +117,20 @@ def load_data(
         splits = _demo(preprocess, demo_counts or DEMO_COUNTS, seed)
     else:
         name, source = path.stem, str(path)
-        found = read_datalist(path, Path(dataset_dir) if dataset_dir else None, num_workers=num_workers)
+        found = read_datalist(path, Path(dataset_dir) if dataset_dir else None)
         classes, splits = found.classes, _read_parts(found.sections, preprocess, num_workers, max_pixels, source)
+    found_copies: list[Copy] = []
+    notes: list[str] = []
+    if path is not None:
+        sections = {name: part.compared() for name, part in splits.items()}
+        found_copies, notes = check_copies(sections, source, copies, num_workers=num_workers)
     splits = apply_budgets(splits, class_labels, mask_labels, seed, len(classes))
     if reuse_labelled:
         splits = reuse_labelled_images(splits)
     streams = _streams(splits, method, source)
     if METHODS[method].classifies:
         check_classes(classes, splits, source)
-    return ChestData(name, classes, splits, streams, source)
+    return ChestData(name, classes, splits, streams, source, notes, copies=found_copies)
 
 
 def _from_lists(
@@ -167,7 +176,8 @@ def _demo(preprocess: Preprocess, counts: Mapping[str, int], seed: int) -> dict[
         )
         names = [f"demo/{section}/{i:04d}.png" for i in range(count)]
         entries = [Entry(Path(n), n, label=int(k), source="demo") for n, k in zip(names, labels, strict=True)]
-        splits[section] = Part(images, labels, masks, np.arange(count), entries, np.full(count, UNKNOWN))
+        unknown = np.full(count, UNKNOWN)
+        splits[section] = Part(images, labels, masks, np.arange(count), entries, unknown, hash_images(images))
     return splits
 
 

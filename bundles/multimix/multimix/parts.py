@@ -5,6 +5,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from label_efficient.data.image_copies import Compared
+from label_efficient.data.image_hashes import HASH, hash_image
 from label_efficient.data.images import ImageError, read_image
 from label_efficient.data.list_checks import Entry
 from label_efficient.data.mask_files import MaskError, read_mask
@@ -25,6 +27,7 @@ class Part:
     entries: list[Entry]  # where each image comes from
     # int64 (N,): of unlabelled images, the class that the label budget took away, or `UNKNOWN`; only counted.
     hidden_labels: np.ndarray
+    hashes: np.ndarray | None = None  # (N,) of `image_hashes.HASH`, where they are known
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -33,6 +36,15 @@ class Part:
     def labelled(self) -> np.ndarray:
         """Positions of the images with a class."""
         return np.flatnonzero(self.labels != UNKNOWN)
+
+    def compared(self) -> Compared:
+        """The images, as `image_copies` compares them."""
+        assert self.hashes is not None
+        masks = [hash(self.masks[row].tobytes()) if row >= 0 else None for row in self.mask_rows]
+        labels = [None if label == UNKNOWN else label for label in self.labels.tolist()]
+        known = [{"label": label, "mask": mask} for label, mask in zip(labels, masks, strict=True)]
+        tasks = [entry.tasks for entry in self.entries]
+        return Compared([entry.file for entry in self.entries], self.hashes, known, self.images.__getitem__, tasks)
 
     @property
     def masked(self) -> np.ndarray:
@@ -47,6 +59,7 @@ def read_part(
     size = preprocess.image_size
     images = np.zeros((len(entries), size, size), dtype=np.uint8)
     mask_rows = np.full(len(entries), -1, dtype=np.int64)
+    hashes = [b""] * len(entries)
     masked = [i for i, entry in enumerate(entries) if entry.masks]
     mask_rows[masked] = np.arange(len(masked))
     masks = np.zeros((len(masked), size, size), dtype=np.uint8)
@@ -55,7 +68,7 @@ def read_part(
         entry = entries[index]
         try:
             picture = read_image(entry.image, channels=1, max_pixels=max_pixels)[..., 0]
-            images[index] = preprocess(picture)
+            images[index], hashes[index] = preprocess(picture), hash_image(picture)
             if entry.masks:
                 if min(picture.shape) < SSIM_WINDOW:
                     return f"{entry.at}: {entry.image} is {picture.shape}, too small for a mask's SSIM ({SSIM_WINDOW})"
@@ -72,4 +85,6 @@ def read_part(
     with ThreadPoolExecutor(max(num_workers, 1)) as pool:
         problems += [text for text in pool.map(read, range(len(entries))) if text is not None]
     labels = np.array([UNKNOWN if e.label is None else e.label for e in entries], dtype=np.int64)
-    return Part(images, labels, masks, mask_rows, entries, np.full(len(entries), UNKNOWN))
+    unknown = np.full(len(entries), UNKNOWN)
+    found = None if problems else np.frombuffer(b"".join(hashes), HASH)
+    return Part(images, labels, masks, mask_rows, entries, unknown, found)

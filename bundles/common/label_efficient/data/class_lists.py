@@ -24,7 +24,7 @@ class ClassList:
     unlabelled: int
 
 
-def read_datalist(path: Path, root: Path | None = None, *, num_workers: int = 0) -> ClassList:
+def read_datalist(path: Path, root: Path | None = None) -> ClassList:
     """Read and check a list.
 
     A `.json` is a MONAI datalist with the sections training, validation and test, each of entries
@@ -33,8 +33,8 @@ def read_datalist(path: Path, root: Path | None = None, *, num_workers: int = 0)
 
     Raises:
         FileNotFoundError: If there is no such list.
-        ValueError: With all problems of the list: missing files, the same file or the same content in two splits,
-            unknown classes, empty splits.
+        ValueError: With all problems of the list: missing files, the same file in two splits, unknown
+            classes, empty splits.
     """
     content, problems = read_content(path, root, _FORM)
     items, classes = find_items(content, path, _FORM, problems)
@@ -61,8 +61,7 @@ def read_datalist(path: Path, root: Path | None = None, *, num_workers: int = 0)
         sections[item.section].append(Entry(root / path_of(file), printable(file), label, group=item.group, at=item.at))
     empty = [split for split, entries in sections.items() if items and not entries]
     problems += [f"no entries for {split} (tools/make_data_lists.py cuts splits)" for split in empty]
-    # One content with two labels is let pass: `make_data_lists.py --allow_copies` makes such lists.
-    check_entries(sections, path, problems, num_workers, contradictions=False)
+    check_entries(sections, path, problems)
     return ClassList(task, classes, sections, len(unlabelled))
 
 

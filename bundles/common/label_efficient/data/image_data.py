@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 
 from label_efficient.data.class_lists import MULTI_LABEL, SPLITS
+from label_efficient.data.image_copies import Compared, Copy
+from label_efficient.data.images import read_image
 from label_efficient.data.label_files import class_index
 from label_efficient.data.tables import listed
 from label_efficient.settings import SettingsError
@@ -25,14 +27,21 @@ class Split:
         images: uint8 N x H x W or N x H x W x 3 in memory; or one by one, uint8 H x W (x 3), or the paths of files.
         labels: int64 (N,), or 0/1 N x K for multi-label.
         files: Name of every image, for tables.
+        hashes: (N,) of `image_hashes.HASH`; None where they are not known.
     """
 
     images: np.ndarray | Sequence[np.ndarray | Path]
     labels: np.ndarray
     files: list[str]
+    hashes: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    def picture(self, index: int) -> np.ndarray:
+        """One image as stored, uint8 H x W (x 3)."""
+        stored = self.images[index]
+        return read_image(stored) if isinstance(stored, Path) else stored
 
     @property
     def is_block(self) -> bool:
@@ -46,6 +55,7 @@ class ImageData:
 
     `task` is one of MedMNIST's names, such as "multi-class"; `classes` has the names in the order of the network's
     outputs; `unlabelled` counts the training images left out by the label budget; `source` and `notes` are for people.
+    `published` says that the splits are those that published figures stand on; `copies` has images that are one.
     """
 
     name: str
@@ -55,6 +65,8 @@ class ImageData:
     source: str
     unlabelled: int = 0
     notes: list[str] = field(default_factory=list)
+    published: bool = False
+    copies: list[Copy] = field(default_factory=list)
 
     @property
     def multi_label(self) -> bool:
@@ -69,6 +81,14 @@ class ImageData:
     def remarks(self) -> list[str]:
         """What else to know of the counts."""
         return [f"{self.unlabelled} training images are left without a label"] if self.unlabelled else []
+
+    def compared(self) -> dict[str, Compared]:
+        """The splits whose hashes are known, as `image_copies` compares them."""
+        return {
+            name: Compared(part.files, part.hashes, [{"label": label} for label in part.labels.tolist()], part.picture)
+            for name, part in self.splits.items()
+            if part.hashes is not None
+        }
 
     def fingerprint(self) -> str:
         """Checksum over every image as stored (or, uncached, its path), label and split."""

@@ -2,18 +2,24 @@
 
 import contextlib
 import logging
+import multiprocessing
 import os
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from label_efficient.data.image_hashes import HASH, KnownHashes, hash_image
 from label_efficient.data.images import MOST_PIXELS, ImageError, is_image_name, read_image, refusal
 from label_efficient.data.tables import FILE_COLUMNS, listed, read_table
 from label_efficient.files import name_of, path_of, printable, read_json, read_text
 from label_efficient.settings import SettingsError
+
+_SMALL = 128 * 128 * 3  # bytes of an image
+_MANY = 2000  # files from which on processes are worth their start
 
 logger = logging.getLogger(__name__)
 
@@ -68,43 +74,81 @@ def _find_files(folder: str | os.PathLike[str]) -> tuple[list[Path], list[Path]]
 
 
 def read_images(
-    paths: Sequence[Path], num_workers: int = 0, *, cache: bool = True, max_pixels: int = MOST_PIXELS
-) -> np.ndarray | Sequence[Path]:
+    paths: Sequence[Path],
+    num_workers: int = 0,
+    *,
+    cache: bool = True,
+    hashed: bool = True,
+    max_pixels: int = MOST_PIXELS,
+) -> tuple[np.ndarray | Sequence[Path], np.ndarray | None]:
     """Read files as uint8 into one array N x H x W x 3, or N objects (H x W x 3 each) if their sizes differ.
 
-    Without `cache` the files are only checked, and their paths returned; `max_pixels` is as of `images.read_image`.
+    Without `cache` the files are only checked, those that an earlier start has read not even that, and their paths
+    returned. Where `hashed`, their `image_hashes.HASH` are returned too, (N,). `max_pixels` is as of
+    `images.read_image`.
 
     Raises:
         UnreadableError: Naming every file that cannot be used as an image, and why.
     """
+    known = KnownHashes(paths if hashed else [], channels=3)
+    hashes = [known[index] for index in range(len(paths))]
     images = np.empty(len(paths), dtype=object)
     block = np.empty(0, dtype=np.uint8)
-    if cache:
-        # Memory for all at the size of the first; what stays unused of it, the system never provides.
-        with contextlib.suppress(ImageError, MemoryError):
-            shape = read_image(paths[0], max_pixels=max_pixels).shape
-            block = np.empty((len(paths), *shape), dtype=np.uint8)
+    small = False
+    with contextlib.suppress(ImageError, IndexError, MemoryError):
+        first = read_image(paths[0], max_pixels=max_pixels)
+        small = first.size <= _SMALL
+        if cache:
+            # Memory for all at the size of the first; what stays unused of it, the system never provides.
+            block = np.empty((len(paths), *first.shape), dtype=np.uint8)
     uniform = True
 
-    def problem(index: int) -> str:
+    def place(index: int, image: np.ndarray | None, found: bytes, problem: str) -> str:
         nonlocal uniform
-        try:
-            image = read_image(paths[index], max_pixels=max_pixels)
-        except ImageError as error:
-            return str(error)
-        uniform = uniform and image.shape == block.shape[1:]
-        if uniform:
-            block[index] = image
-            image = block[index]
-        if cache:
+        hashes[index] = found
+        if image is not None:
+            uniform = uniform and image.shape == block.shape[1:]
+            if uniform:
+                block[index] = image
+                image = block[index]
             images[index] = image
-        return ""
+        return problem
 
-    with ThreadPoolExecutor(max(num_workers, 1)) as pool:
-        problems = [text for text in pool.map(problem, range(len(paths))) if text]
-    if problems:
+    wanted = [index for index in range(len(paths)) if cache or not hashes[index]]
+    tasks: list[list[Any]] = [
+        [os.fspath(paths[index]) for index in wanted],
+        [hashed and not hashes[index] for index in wanted],
+    ]
+    read = partial(_read, keep=cache, max_pixels=max_pixels)
+    if small and num_workers > 1 and len(wanted) >= _MANY and "fork" in multiprocessing.get_all_start_methods():
+        # Of small files the interpreter does most of the work, which threads would take turns in.
+        context = multiprocessing.get_context("fork")
+        with ProcessPoolExecutor(num_workers, context) as processes:
+            results = zip(wanted, processes.map(read, *tasks, chunksize=128), strict=True)
+            problems = [place(i, image, found or hashes[i], text) for i, (image, found, text) in results]
+    else:
+
+        def work(index: int, path: str, wants_hash: bool) -> str:
+            image, found, text = read(path, wants_hash)
+            return place(index, image, found or hashes[index], text)
+
+        with ThreadPoolExecutor(max(num_workers, 1)) as threads:
+            problems = list(threads.map(work, wanted, *tasks))
+    if problems := [text for text in problems if text]:
         raise UnreadableError("image files", problems)
-    return paths if not cache else block if uniform else images
+    known.keep(hashes)
+    return paths if not cache else block if uniform else images, np.frombuffer(
+        b"".join(hashes), HASH
+    ) if hashed else None
+
+
+def _read(path: str, wants_hash: bool, keep: bool, max_pixels: int) -> tuple[np.ndarray | None, bytes, str]:
+    """Image, if it is kept, its hash, if it is wanted, and what is wrong with the file."""
+    try:
+        image = read_image(path, max_pixels=max_pixels)
+    except ImageError as error:
+        return None, b"", str(error)
+    return image if keep else None, hash_image(image) if wants_hash else b"", ""
 
 
 def check_images(data: Sequence[Mapping[str, str]]) -> None:

@@ -9,8 +9,10 @@ from typing import Any
 import numpy as np
 
 from label_efficient.data.class_lists import MULTI_LABEL, read_datalist
+from label_efficient.data.image_copies import check_copies
 from label_efficient.data.image_data import ImageData, Split, check_classes, read_entries
 from label_efficient.data.image_files import UnreadableError, read_images
+from label_efficient.data.image_hashes import hash_images
 from label_efficient.data.images import MOST_PIXELS
 from label_efficient.data.subsets import labelled_subset
 from label_efficient.files import read_json
@@ -33,13 +35,15 @@ def load_image_data(
     num_workers: int = 0,
     cache: bool = True,
     max_pixels: int = MOST_PIXELS,
+    copies: str = "error",
     released: str | None = None,
 ) -> ImageData:
     """Load a data set and check it as a whole.
 
     `own` loads one of the `known` data sets, such as the demo; `others` and lists are as of `list_path`, label budgets
     as of `subsets.labelled_subset`. Paths of a list are relative to `dataset_dir`, by default its folder; `cache` keeps
-    its images in memory, and `max_pixels` is as of `images.read_image`. `several_labels` says whether the bundle can
+    its images in memory, `max_pixels` is as of `images.read_image`, `copies` as of `image_copies.check_copies`.
+    `several_labels` says whether the bundle can
     learn these. `released`, the `model.json` of the released weights, has the classes where another program hands over
     images for training instead.
 
@@ -50,17 +54,31 @@ def load_image_data(
     if released is not None and (lists := handed_over()) is not None:
         return _handed_over_data(lists, Path(released))
     path = list_path(dataset, datalist, known, others)
-    data = own() if path is None else _data_of_list(path, dataset_dir, num_workers, cache, max_pixels)
+    data = (
+        own() if path is None
+        else _data_of_list(path, dataset_dir, num_workers, cache, copies != "ignore", max_pixels)
+    )  # fmt: skip
+    if path is None:
+        splits = {
+            name: replace(part, hashes=hash_images(map(part.picture, range(len(part)))))
+            for name, part in data.splits.items()
+        }
+        data = replace(data, splits=splits)
     if data.multi_label and not several_labels:
         raise ValueError(
             f"{data.source}: its images have lists of labels, and this bundle learns one class per image: give the "
             "index or the name of the class, or use the lsanet bundle"
         )
+    if dataset != "demo":
+        about: Any = {"published": data.published, "num_workers": num_workers}
+        found, notes = check_copies(data.compared(), data.source, copies, **about)
+        data = replace(data, copies=found, notes=[*notes, *data.notes])
     if label_fraction is not None or labels_per_class is not None:
         train = data.splits["train"]
         kept = labelled_subset(train.labels, label_fraction, labels_per_class, seed, data.classes)
         images = train.images[kept] if isinstance(train.images, np.ndarray) else [train.images[i] for i in kept]
-        labelled = Split(images, train.labels[kept], [train.files[i] for i in kept])
+        hashes = None if train.hashes is None else train.hashes[kept]
+        labelled = Split(images, train.labels[kept], [train.files[i] for i in kept], hashes)
         data = replace(data, splits={**data.splits, "train": labelled}, unlabelled=len(train) - len(kept))
     check_classes(data.classes, data.splits, data.source)
     return data
@@ -119,16 +137,20 @@ def _handed_over_data(lists: Mapping[str, Sequence[Mapping[str, Any]]], released
     return ImageData("handed-over", info["task"], info["classes"], splits, source, notes=notes)
 
 
-def _data_of_list(path: Path, dataset_dir: str | None, num_workers: int, cache: bool, max_pixels: int) -> ImageData:
+def _data_of_list(
+    path: Path, dataset_dir: str | None, num_workers: int, cache: bool, hashed: bool, max_pixels: int
+) -> ImageData:
     """Read and check a list (see `class_lists.read_datalist`) and, to keep or to check them, all its images."""
-    found = read_datalist(path, Path(dataset_dir) if dataset_dir else None, num_workers=num_workers)
+    found = read_datalist(path, Path(dataset_dir) if dataset_dir else None)
     problems: list[str] = []
     splits = {}
     for name, entries in found.sections.items():
         labels = np.asarray([entry.label for entry in entries], dtype=np.int64)
         try:  # uncached files, too: an hour later is too late to learn that one is damaged
-            images = read_images([entry.image for entry in entries], num_workers, cache=cache, max_pixels=max_pixels)
-            splits[name] = Split(images, labels, [entry.file for entry in entries])
+            images, hashes = read_images(
+                [entry.image for entry in entries], num_workers, cache=cache, hashed=hashed, max_pixels=max_pixels
+            )
+            splits[name] = Split(images, labels, [entry.file for entry in entries], hashes)
         except UnreadableError as error:
             problems += error.problems
     if problems:

@@ -3,7 +3,6 @@
 import os
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -52,14 +51,12 @@ def check_entries(
     sections: Mapping[str, Sequence[Entry]],
     path: Path,
     problems: list[str],
-    num_workers: int = 0,
     digests: Mapping[Path, str] | None = None,
-    contradictions: bool = True,
 ) -> None:
     """Refuse a list whose entries, by section, do not fit together, or that has problems already.
 
-    `num_workers` threads read the files to find copies; `digests` has the SHA-256 of images by their path, where known.
-    `contradictions` says whether one content with two labels or two masks in one section is a problem.
+    `digests` has the SHA-256 of images by their path, where known: copies under other names are problems, too. (A run
+    compares pixels instead, once they are read: `image_copies`.)
 
     Raises:
         ValueError: With all problems.
@@ -72,11 +69,7 @@ def check_entries(
         if (problem := no_file(file))
     ]
     problems += _crossing_groups(sections)
-    known = digests or {}
-    files = [file for file in {entry.image for entry in everything} if not no_file(file)]
-    with ThreadPoolExecutor(max(num_workers, 1)) as pool:
-        content = dict(zip(files, pool.map(lambda file: known.get(file) or sha256(file), files), strict=True))
-    problems += _shared_images(sections, content, contradictions)
+    problems += _shared_images(sections, digests or {})
     if problems:
         raise ValueError(listed(path, problems))
 
@@ -97,34 +90,37 @@ def _crossing_groups(sections: Mapping[str, Sequence[Entry]]) -> list[str]:
     return problems
 
 
-def _shared_images(
-    sections: Mapping[str, Sequence[Entry]], content: Mapping[Path, str], contradictions: bool
-) -> list[str]:
+def _shared_images(sections: Mapping[str, Sequence[Entry]], content: Mapping[Path, str]) -> list[str]:
     """Images that, by path or by content, leak between sections or contradict each other.
 
     An image of training may be among the unlabelled of the task for which training does not have it, and may stand in a
     section twice, once with its label and once with its mask. Copies under other names may have the same label.
     """
     problems = []
-    seen: dict[tuple[Path, str, str], Entry] = {}
+    seen: dict[tuple[str, str, str], Entry] = {}
     kinds: defaultdict[str, dict[tuple[str, tuple[str, ...]], Entry]] = defaultdict(dict)
+    folders: dict[str, str] = {}  # resolved once: a list of many files has few
     for name, entries in sections.items():
         for entry in entries:
-            path = Path(os.path.realpath(entry.image))
+            folder, file = os.path.split(entry.image)
+            if folder not in folders:
+                folders[folder] = os.path.realpath(folder)
+            path = os.path.join(folders[folder], file)
+            path = os.path.realpath(path) if os.path.islink(path) else path
             again = [
                 other for task in entry.tasks if (other := seen.setdefault((path, name, task), entry)) is not entry
             ]
             if again:
                 problems.append(f"{entry.file} stands in {name} twice ({again[0].at}, {entry.at})")
-            known = kinds[content.get(entry.image, str(path))]
+            known = kinds[content.get(entry.image, path)]
             for (other_name, _), other in known.items():
                 if name == other_name:
-                    if contradictions and (what := _contradiction(entry, other)):
+                    if what := _contradiction(entry, other):
                         where = f"{other.file} ({other.at}) and {entry.file} ({entry.at})"
                         problems.append(f"{where} are one image with two {what}")
                 elif {name, other_name} == {"train", "unlabelled"} and not set(entry.tasks) & set(other.tasks):
                     continue
-                elif path == Path(os.path.realpath(other.image)):
+                elif path == os.path.realpath(other.image):
                     problems.append(f"{entry.file} stands in {other_name} and {name} ({other.at}, {entry.at})")
                 else:
                     copy = f"{entry.file} ({name}) is byte by byte {other.file} ({other_name})"

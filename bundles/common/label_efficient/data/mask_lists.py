@@ -80,7 +80,6 @@ def read_datalist(
     path: Path,
     root: Path | None = None,
     *,
-    num_workers: int = 0,
     content: Any = None,
     digests: Mapping[Path, str] | None = None,
 ) -> MaskList:
@@ -103,7 +102,7 @@ def read_datalist(
     for item in items:
         sections[item.section].append(_entry(item, root, classes, values, problems))
     problems += _empty_sections(sections)
-    check_entries(sections, path, problems, num_workers, digests)
+    check_entries(sections, path, problems, digests)
     return MaskList(classes, sections)
 
 

@@ -1,7 +1,6 @@
 """Batches of a split: images of any sizes as they are stored."""
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -9,7 +8,6 @@ import torch
 from torch.utils.data import Dataset
 
 from label_efficient.data.image_data import Split, read_entries
-from label_efficient.data.images import read_image
 
 
 class StoredImages(Dataset):
@@ -34,5 +32,4 @@ class StoredImages(Dataset):
 
     def image(self, position: int) -> np.ndarray:
         """One image as stored, uint8 H x W (x C)."""
-        stored = self.data.images[position]
-        return read_image(stored) if isinstance(stored, Path) else stored
+        return self.data.picture(position)

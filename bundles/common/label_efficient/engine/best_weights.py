@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import torch
 from ignite.engine import Engine, Events
 
@@ -20,7 +21,8 @@ logger = logging.getLogger(__name__)
 class BestWeights:
     """Writes `model.pt`, with `model.json` beside it, after every validation that is better than all before.
 
-    Args as of `records.RunRecord`; `shipped` is the module whose weights they are. The run stops after
+    Args as of `records.RunRecord`; `shipped` is the module whose weights they are, `images` what it is trained on (see
+    `seen_images`). The run stops after
     `early_stop_patience` validations without a better one; never with 0.
 
     Raises:
@@ -34,6 +36,7 @@ class BestWeights:
     model_info: Mapping[str, Any]
     early_stop_patience: int
     val_interval: int
+    images: np.ndarray | None = None
     best: float | None = field(default=None, init=False)
     without_improvement: int = field(default=0, init=False)
 
@@ -70,7 +73,8 @@ class BestWeights:
             weights.forget("calibration.json")
             info = {**self.model_info, "best_epoch": engine.state.epoch, f"val_{self.key_metric}": value}
             weights.file("model.json")
-            save_model(weights.file("model.pt"), self.shipped.state_dict(), info)
+            weights.file("model.images.npy")
+            save_model(weights.file("model.pt"), self.shipped.state_dict(), info, self.images)
             self.run_folder.complete()
 
     def stops(self, engine: Engine) -> bool:

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from label_efficient.data.seen_images import check_unseen
 from label_efficient.engine.autocast import half_precision
 from label_efficient.engine.distributed import rank_and_size
 from label_efficient.engine.log import log_to_file, table
@@ -18,16 +19,21 @@ logger = logging.getLogger(__name__)
 
 @dataclass(kw_only=True)
 class Opening:
-    """Takes the folder of a run, starts its log, the file `log_name` there, and says what is about to happen."""
+    """Takes the folder of a run, starts its log, the file `log_name` there, and says what is about to happen.
+
+    Weights at `ckpt_path`, that it starts from or evaluates, must not have seen the images of its tests.
+    """
 
     data: Any
     settings: Settings
     run_folder: RunFolder
     device: str | torch.device
     log_name: str
+    ckpt_path: str | None = None
 
     def show(self) -> None:
         """Log it, on rank 0."""
+        self.data.notes[:0] = check_unseen(self.data, self.ckpt_path, self.settings["copies"])
         self.run_folder.open()
         if rank_and_size()[0] != 0:
             logging.getLogger().setLevel(logging.WARNING)

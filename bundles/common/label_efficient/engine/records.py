@@ -9,6 +9,7 @@ import torch
 import torch.distributed as dist
 from ignite.engine import Engine, Events
 
+from label_efficient.data.seen_images import images_trained_on
 from label_efficient.engine.best_weights import BestWeights
 from label_efficient.engine.checkpoint import Checkpoint
 from label_efficient.engine.distributed import rank_and_size
@@ -32,6 +33,7 @@ class RunRecord:
         validator: Evaluator that has run when an epoch ends.
         key_metric: Name of its metric that chooses the best epoch, the larger the better.
         model_info: Content of `model.json`.
+        data: The data set.
         free_on_resume: Settings of the bundle's own that may be others in a resumed run.
     """
 
@@ -44,6 +46,7 @@ class RunRecord:
     key_metric: str
     settings: Settings
     model_info: Mapping[str, Any]
+    data: Any
     average: torch.nn.Module | None = None
     free_on_resume: Collection[str] = ()
 
@@ -54,6 +57,7 @@ class RunRecord:
             shipped=self.evaluated,
             key_metric=self.key_metric,
             model_info=self.model_info,
+            images=images_trained_on(self.data, self.settings["ckpt_path"]),
             early_stop_patience=self.settings["early_stop_patience"],
             **validated,
         )

@@ -124,8 +124,10 @@ class RunEvaluation(ABC, Generic[OutcomeT]):
         outcomes = {name: self.at_temperature(outcome, self.temperature) for name, outcome in raw.items()}
         self._warn(outcomes)
         metrics = self._metrics(outcomes)
-        self.run_folder.forget("predictions.csv", "report.html", "figures", "masks")  # of an earlier evaluation
+        self.run_folder.forget("predictions.csv", "copies.csv", "report.html", "figures", "masks")  # of an earlier one
         write_json(self.run_folder.file("metrics.json"), metrics)
+        if self.data.copies:
+            write_csv(self.run_folder.file("copies.csv"), [copy.row() for copy in self.data.copies])
         if rows := self.rows(outcomes):
             write_csv(self.run_folder.file("predictions.csv"), rows)
         self.show(metrics)

@@ -6,10 +6,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
+import numpy as np
 import torch
 from pydantic import Field
 from torch import nn
 
+from label_efficient.data.seen_images import write_seen_images
 from label_efficient.files import read_json, sha256, versions, write_json, write_whole
 from label_efficient.setting_models import SettingsModel, problems_of, setting
 from label_efficient.tensor_files import read_tensors
@@ -149,8 +151,12 @@ def _warn_once(text: str) -> None:
     logger.warning("%s", text)
 
 
-def save_model(path: Path, weights: Mapping[str, torch.Tensor], info: Mapping[str, Any]) -> None:
-    """Write weights as a plain state dict, and what they are to a `.json` of the same name beside it."""
+def save_model(
+    path: Path, weights: Mapping[str, torch.Tensor], info: Mapping[str, Any], images: np.ndarray | None = None
+) -> None:
+    """Write weights as a plain state dict, and beside it what they are (`.json`) and saw (see `seen_images`)."""
+    if images is not None:
+        info = {**info, "images_sha256": write_seen_images(path, images)}
     contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}
     write_whole(path, lambda file: torch.save(contiguous, file))
     write_json(path.with_suffix(".json"), {**info, "sha256": sha256(path), "versions": versions()})

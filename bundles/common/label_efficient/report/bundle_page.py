@@ -7,9 +7,22 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from PIL import Image
+
+from label_efficient.data.image_copies import Copy
 from label_efficient.engine.log import warnings_so_far
 from label_efficient.report.history_figures import History
-from label_efficient.report.page import Section, definition_list, figure, section, table, write_report
+from label_efficient.report.page import (
+    Section,
+    definition_list,
+    figure,
+    gallery,
+    section,
+    table,
+    thumbnail,
+    write_report,
+)
 from label_efficient.run_folder import Folder, RunFolder
 from label_efficient.settings import Settings
 
@@ -39,7 +52,23 @@ class RunPage:
     def write(self, title: str, sections: Sequence[Section]) -> None:
         """Write `report.html`; the title is followed by the name of the data."""
         name, versions = self.data.name, self.metrics["versions"]
+        if self.data.copies:
+            sections = [*sections, _copies_section(self.data.copies)]
         write_bundle_page(self.run_folder, f"{title}, {name}", sections, self.settings, versions, demo=name == "demo")
+
+
+def _copies_section(copies: Sequence[Copy]) -> Section:
+    """The pairs of images that are one, and the first of them as pictures side by side."""
+    shown = [(_side_by_side(copy.pictures), str(copy)) for copy in copies if copy.pictures]
+    return section("Copies", f"{len(copies)} pairs, all in copies.csv.", gallery(shown))
+
+
+def _side_by_side(pictures: Sequence[np.ndarray], height: int = 120) -> bytes:
+    panels = []
+    for pixels in pictures:
+        picture = Image.fromarray(pixels).convert("RGB")
+        panels.append(np.asarray(picture.resize((max(picture.width * height // picture.height, 1), height))))
+    return thumbnail(np.concatenate(panels, axis=1), 8 * height)
 
 
 def write_bundle_page(
