@@ -33,7 +33,7 @@ def square(centre, length, size):
 
 
 def best_window(values, length, cell, size, box, taken=()):
-    """Square on the window with most attention and its sum; of windows that are equal the one nearest to `box`.
+    """Square on the window with most attention and its sum; of those that are equal, or between, that nearest to `box`.
 
     Windows near the taken centres come only if there is no other.
     """
@@ -46,8 +46,12 @@ def best_window(values, length, cell, size, box, taken=()):
         near_across = np.abs(x - (left + right) / 2) < length / 2
         near += near_across[None] & (np.abs(y - (top + bottom) / 2) < length / 2)[:, None]
     sums = np.where(near == near.min(), sums, -1)
-    equal = np.argwhere(sums >= sums.max() - 1e-6 * values.sum())
-    squares = [square((x[column], y[row]), length, size) for row, column in equal]
+    equal = {tuple(place) for place in np.argwhere(sums >= sums.max() - 1e-6 * values.sum())}
+    # The middle of an even number of them lies between two.
+    steps = [(down, right) for down in (0, 1) for right in (0, 1)]
+    between = [((r, c), (r + down, c + right)) for r, c in equal for down, right in steps]
+    middles = [np.mean([one, other], axis=0) for one, other in between if other in equal]
+    squares = [square((c * cell[0] + x[0], r * cell[1] + y[0]), length, size) for r, c in middles]
     return min(squares, key=lambda s: np.abs(s - box).max()), sums.max()
 
 

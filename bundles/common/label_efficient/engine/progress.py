@@ -47,7 +47,7 @@ class Progress:
         if engine.state.iteration % 20 == 0:
             # Reading the loss waits for the device: seldom enough not to slow it down.
             output: Any = engine.state.output
-            self.bar.set_postfix(loss=f"{float(output['loss']):.3f}", refresh=False)
+            self.bar.set_postfix(loss=f"{output['loss'].item():.3f}", refresh=False)
 
     def _end_epoch(self, engine: Engine) -> None:
         if self.bar is not None:
