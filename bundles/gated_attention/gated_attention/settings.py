@@ -42,8 +42,8 @@ class Training(ClassifierTraining):
     method: str = setting("`global`: the global branch alone", options=METHODS)
     attention: str = setting("what chooses the instances; `none`: the features of a plain backbone", options=ATTENTIONS)
     attended_classifier: bool = setting(
-        "whether the fusion sees attended features; false: those of the backbone, so that networks differ in where they "
-        "look alone (Table 2 of the paper)", only_with=[_FUSION, ("attention", OtherThan("none"))],
+        "whether the fusion sees attended features; false: those of the backbone, so that networks differ in "
+        "where they look alone (Table 2 of the paper)", only_with=[_FUSION, ("attention", OtherThan("none"))],
     )  # fmt: skip
     global_backbone: str = setting("the network that sees the small copy", options=BACKBONES)
     instance_backbone: str = setting("the network that sees the instances", options=BACKBONES, only_with=_FUSION)
