@@ -312,8 +312,7 @@ def test_class_weights_balance_the_classes(case, tmp_path):
     run = workflow(case, **small(case, data, tmp_path / "out", class_weights="balanced"))
     found = part(run, "data").class_weights("balanced")
     assert torch.as_tensor(found).tolist() == pytest.approx(expected.tolist())
-    if case.name != "lsanet":
-        assert part(run, "loss_def").class_weights.tolist() == pytest.approx(expected.tolist())
+    assert part(run, "loss_def").class_weights.tolist() == pytest.approx(expected.tolist())
 
 
 RESUMED = [

@@ -127,6 +127,7 @@ REFERENCES = {
     "dual": dual,
     "se": squeeze_excitation,
     "gc": global_context,
+    "none": lambda maps, w, training: maps,
 }
 
 

@@ -5,6 +5,9 @@ import xml.etree.ElementTree as ET
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
 from PIL import Image
 from scipy import ndimage
 
@@ -33,7 +36,7 @@ def square(centre, length, size):
 
 
 def best_window(values, length, cell, size, box, taken=()):
-    """Square on the window with most attention and its sum; of windows that are equal the one nearest to `box`.
+    """Square on the window with most attention and its sum; of those that are equal, or between, that nearest to `box`.
 
     Windows near the taken centres come only if there is no other.
     """
@@ -46,8 +49,12 @@ def best_window(values, length, cell, size, box, taken=()):
         near_across = np.abs(x - (left + right) / 2) < length / 2
         near += near_across[None] & (np.abs(y - (top + bottom) / 2) < length / 2)[:, None]
     sums = np.where(near == near.min(), sums, -1)
-    equal = np.argwhere(sums >= sums.max() - 1e-6 * values.sum())
-    squares = [square((x[column], y[row]), length, size) for row, column in equal]
+    equal = {tuple(place) for place in np.argwhere(sums >= sums.max() - 1e-6 * values.sum())}
+    # The middle of an even number of them lies between two.
+    steps = [(down, right) for down in (0, 1) for right in (0, 1)]
+    between = [((r, c), (r + down, c + right)) for r, c in equal for down, right in steps]
+    middles = [np.mean([one, other], axis=0) for one, other in between if other in equal]
+    squares = [square((c * cell[0] + x[0], r * cell[1] + y[0]), length, size) for r, c in middles]
     return min(squares, key=lambda s: np.abs(s - box).max()), sums.max()
 
 
@@ -161,6 +168,44 @@ def test_a_single_peak_is_where_it_is_in_the_image():
     enlarged = np.clip(1 - np.abs(np.arange(56) + 0.5 - 12) / 8, 0, None) * np.ones((56, 1))
     enlarged = enlarged * np.clip(1 - np.abs(np.arange(56) + 0.5 - 44) / 8, 0, None)[:, None]
     assert scores.item() == pytest.approx(enlarged[enlarged > 0.5].sum() / enlarged.sum())
+
+
+def test_of_windows_that_are_equal_the_middle_is_taken():
+    # A column of 14 is longer than the largest box: the box lies around it, and not at its side.
+    attention = torch.zeros(1, 14, 14)
+    attention[0, :, 7] = 1
+    box = select_instances(attention, torch.tensor([[400, 400]]), 1, 448, 0.5, 0.1, 0.375, 0.375)[0][0, 0]
+    assert ((box[:2] + box[2:]) / 2).tolist() == pytest.approx([7.5 * 400 / 14, 200])
+
+
+@settings(max_examples=60, deadline=None, derandomize=True)
+@given(
+    values=arrays(np.float32, (5, 6), elements=st.sampled_from([0.0, 0.25, 0.5, 1.0])),
+    size=st.tuples(st.integers(1, 300), st.integers(1, 300)),
+    count=st.integers(1, 12),
+    name=st.sampled_from(list(SETTINGS)),
+)
+def test_any_map_gives_boxes_in_the_image_in_their_order(values, size, count, name):
+    chosen = SETTINGS[name] | {"num_instances": count}
+    attention = torch.from_numpy(np.resize(values, (6, 6)))[None]
+    boxes, scores = (
+        part[0].numpy() for part in select_instances(attention, torch.tensor([size]), image_size=96, **chosen)
+    )
+    assert boxes.shape == (count, 4)
+    check_boxes(boxes, scores, size, chosen)
+    components = ndimage.label(attention_mask(attention, chosen["threshold"], 96)[0], np.ones((3, 3)))[1]
+    assert (np.diff(scores[: min(components, count)]) <= 1e-6).all()
+
+
+@settings(max_examples=40, deadline=None, derandomize=True)
+@given(row=st.integers(0, 6), column=st.integers(0, 6), height=st.integers(1, 7), width=st.integers(1, 7))
+def test_ties_are_symmetrical_under_mirroring(row, column, height, width):
+    attention = torch.zeros(1, 7, 7)
+    attention[0, row : row + height, column : column + width] = 1
+    arguments = (torch.tensor([[210, 350]]), 1, 224, 0.5, 0.1, 0.3, 0.3)
+    left, top, right, bottom = select_instances(attention, *arguments)[0][0, 0].tolist()
+    for axis, expected in ((2, [350 - right, top, 350 - left, bottom]), (1, [left, 210 - bottom, right, 210 - top])):
+        assert select_instances(attention.flip(axis), *arguments)[0][0, 0].tolist() == pytest.approx(expected, abs=1e-3)
 
 
 @pytest.mark.parametrize(("side", "image_size", "expected"), [(7, 224, 56), (4, 128, 32), (7, 16, 7), (2, 66, 16)])

@@ -132,9 +132,22 @@ def test_the_global_loss_trains_every_attention(attention):
     F.cross_entropy(output["global_logits"], torch.tensor([0, 1, 2, 0])).backward()
     reached = [bool(p.grad.any()) for p in network.attention.parameters()]
     assert all(reached) or (attention in {"gc", "spatial", "dual"} and sum(reached) == len(reached) - 1)
-    assert (attention == "channel") == (not reached)
+    assert (attention in ("channel", "none")) == (not reached)
     assert all(torch.isfinite(p.grad).all() for p in network.parameters())
     assert network.global_branch.conv1.weight.grad.any()
+
+
+@torch.no_grad()
+def test_without_attended_classifier_networks_differ_in_where_they_look_alone(monkeypatch):
+    monkeypatch.setattr(GatedAttentionNet, "boxes", lambda self, images, _: (boxes, torch.full((2, 2), 0.5)))
+    images, boxes = pictures([(64, 64)] * 2), torch.tensor([[[0, 0, 20, 20], [9, 9, 40, 40]]] * 2).float()
+    plain, weights = made(num_instances=2, attention="none"), {}
+    for attended in (True, False):
+        network = made(num_instances=2, attention="se", attended_classifier=attended)
+        network.load_state_dict(plain.state_dict(), strict=False)
+        weights[attended] = network(images)["logits"]
+    assert torch.equal(weights[False], plain(images)["logits"])
+    assert not torch.allclose(weights[True], weights[False])
 
 
 @pytest.mark.parametrize(("lambda_", "pooling"), [(0.0, "concat"), (0.5, "attention")])
@@ -211,7 +224,7 @@ def test_a_large_image_needs_at_most_three_times_its_bytes(tmp_path):
     ("settings", "message"),
     [
         ({"method": "fused"}, r"method is 'fused', expected one of fusion, global"),
-        ({"attention": "none"}, r"attention is 'none', expected one of gated, "),
+        ({"attention": "no"}, r"attention is 'no', expected one of gated, "),
         ({"pooling": "mean"}, r"pooling is 'mean', expected one of concat, attention"),
         ({"global_backbone": "resnet17"}, r"backbone is 'resnet17'"),
         ({"global_backbone": "vgg16", "image_size": 31}, r"image_size=31 is too small for vgg16"),

@@ -274,3 +274,13 @@ def test_torchvision_is_not_imported():
             names = [a.name for a in node.names] if isinstance(node, ast.Import) else []
             names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
             assert not [n for n in names if n.partition(".")[0] == "torchvision"], path
+
+
+@pytest.mark.parametrize(("name", "norm"), [("resnet18", "bn2"), ("resnet50", "bn2")])
+def test_simam_stands_before_the_norm_of_the_second_convolution(name, norm):
+    block = build_backbone(name, 2, attention="simam").eval().layer1[0]
+    seen = {}
+    block.conv2.register_forward_hook(lambda module, inputs, output: seen.update(out=output))
+    getattr(block, norm).register_forward_pre_hook(lambda module, inputs: seen.update(normed=inputs[0]))
+    block(torch.randn(1, 64, 6, 6))
+    torch.testing.assert_close(seen["normed"], build_attention("simam", 64)(seen["out"]))

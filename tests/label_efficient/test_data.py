@@ -390,12 +390,14 @@ def of_labels(labels, classes="abc", val=None) -> ImageData:
 def test_class_weights():
     data = of_labels([0, 0, 0, 0, 1, 1, 2, 2])
     assert data.class_weights("none") is None
-    assert data.class_weights((1, 2, 0.5)) == [1, 2, 0.5]
+    # Their mean over the images is 1: 4, 2 and 2 of them have the weights 1, 2 and 0.5.
+    assert data.class_weights((1, 2, 0.5)) == pytest.approx([w * 8 / 9 for w in (1, 2, 0.5)])
     balanced = data.class_weights("balanced")
     assert balanced == pytest.approx([8 / (3 * 4), 8 / (3 * 2), 8 / (3 * 2)])
     assert np.mean(np.asarray(balanced)[data.splits["train"].labels]) == pytest.approx(1)
     several = of_labels([[1, 0], [1, 1], [1, 0], [0, 0]], "ab")
-    assert several.class_weights("balanced") == pytest.approx([4 / (2 * 3), 4 / (2 * 1)])
+    assert several.class_weights("balanced") == pytest.approx([0.5, 1.5])
+    assert several.class_weights([3, 5]) == [0.75, 1.25]
 
 
 @pytest.mark.parametrize("weights", [[1, 2], [1, 2, 0], [1, 2, -1], [1, 2, "x"], [1, 2, float("nan")], "often", 3])

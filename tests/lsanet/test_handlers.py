@@ -11,7 +11,7 @@ import label_efficient.engine.loss_terms
 import lsanet.handlers
 from label_efficient.engine.handlers import OutputAsList
 from label_efficient.engine.loss_terms import LossTerms
-from lsanet.handlers import LSAWeights
+from lsanet.handlers import LSAWeights, probabilities_and_targets
 from lsanet.losses import LSANetLoss
 
 NODES = ("C1", "C3", "C4")
@@ -192,3 +192,11 @@ def test_several_ranks_are_joined_by_images_not_by_ranks(monkeypatch):
     run(there)
     monkeypatch.setattr(lsanet.handlers.dist, "all_reduce", lambda t: t.add_(other[len(t)]))
     compare(run(here), expected(network, here + there, "lsanet"))
+
+
+def test_with_kept_nodes_the_epoch_is_chosen_by_the_ensemble_that_is_shipped():
+    logits, aux = torch.tensor([[2.0, 0.0]]), torch.tensor([[[0.0, 3.0]]])
+    output = {"pred": {"logits": logits, "aux_logits": aux, "beta": torch.tensor([[0.8, 0.2]])}, "label": None}
+    expected = 0.8 * torch.softmax(aux[:, 0], dim=1) + 0.2 * torch.softmax(logits, dim=1)
+    torch.testing.assert_close(probabilities_and_targets(output, keep_nodes=True)[0], expected)
+    assert torch.equal(probabilities_and_targets(output)[0], torch.softmax(logits, dim=1))

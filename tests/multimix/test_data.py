@@ -176,7 +176,7 @@ def test_counts_and_remarks():
 
 
 @pytest.mark.parametrize(
-    ("setting", "expected"), [("none", None), ("balanced", [0.75, 1.5]), ([1, 4], [1.0, 4.0])], ids=str
+    ("setting", "expected"), [("none", None), ("balanced", [0.75, 1.5]), ([1, 4], [0.5, 2.0])], ids=str
 )
 def test_class_weights(setting, expected, tmp_path):
     data = listed(tmp_path, labels=[0, 0, 1, 0, 0, 1], method="enc")

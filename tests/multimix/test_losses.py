@@ -74,7 +74,7 @@ def expected_terms(outputs, targets, threshold=0.7, class_weights=None):
         sure = max(probabilities) >= threshold
         pseudo.append(-math.log(softmax(strong)[int(np.argmax(probabilities))]) if sure else 0.0)
     return {
-        "class_loss": sum(w * loss for w, loss in zip(weights, losses, strict=True)) / sum(weights),
+        "class_loss": sum(w * loss for w, loss in zip(weights, losses, strict=True)) / len(labels),
         "pseudo_label_loss": sum(pseudo) / len(pseudo),
         "mask_loss": float(np.mean(dice_losses(outputs["mask_logits"], targets["mask"]))),
         "kl_loss": kl_of_pairs(outputs["mask_logits"], outputs["unlabelled_mask_logits"]),

@@ -4,7 +4,7 @@ import sys
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from monai.bundle import ConfigParser, ConfigWorkflow
+from monai.bundle import ConfigParser, ConfigWorkflow, ReferenceResolver
 
 # Written into a parsed config by MONAI's experiment tracking and by MONAI Label: nobody's typing error.
 CONSUMER_KEYS = frozenset(
@@ -26,6 +26,17 @@ def resolved(name: str) -> Any:
     """A value of the config being parsed, its expression evaluated: whatever its default refers to."""
     parser = _calling_parser()
     return None if parser is None else parser.get_parsed_content(name)
+
+
+def reached_by_run() -> set[str]:
+    """IDs of all that the key `run` of the config being parsed refers to, and what that refers to."""
+    parser, reached, todo = _calling_parser(), set(), ["run"]
+    while todo and parser is not None:
+        name = todo.pop()
+        if name not in reached:
+            reached.add(name)
+            todo += ReferenceResolver.find_refs_in_config(parser[name], id=name)
+    return reached
 
 
 def read_words(defaults: Mapping[str, Any]) -> None:

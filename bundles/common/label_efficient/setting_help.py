@@ -9,7 +9,7 @@ from typing import Any
 
 from pydantic.fields import FieldInfo
 
-from label_efficient.setting_models import DATA, METHOD, RUN, TRAINING, SettingsModel, expectation, facts
+from label_efficient.setting_models import DATA, METHOD, RUN, TRAINING, SettingsModel, expectation, facts, in_words
 
 _BY_DATASET = re.compile(r"\$(.+) if @dataset == 'demo' else (.+)")
 
@@ -53,7 +53,5 @@ def settings_table(model: type[SettingsModel], defaults: Mapping[str, Any]) -> s
 
 
 def _effect(field: FieldInfo) -> str:
-    if not facts(field)["only_with"]:
-        return ""
-    other, values = facts(field)["only_with"]
-    return f"; only with `{other}` = {', '.join(values)}"
+    conditions = [f"`{other}` = {in_words(values)}" for other, values in facts(field)["only_with"]]
+    return f"; only with {' and '.join(conditions)}" if conditions else ""

@@ -1,6 +1,7 @@
 """What the settings of a run may be: one model of those that the bundles share, which each bundle extends."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Literal
 
 import torch
@@ -15,6 +16,35 @@ METHOD, DATA, TRAINING, RUN = "method", "data", "training", "run"
 ClassWeights = Literal["none", "balanced"] | Annotated[Sequence[float], Field(min_length=1)]
 
 
+@dataclass(frozen=True)
+class Above:
+    """All numbers above a bound, as the values of another setting with which one has an effect."""
+
+    bound: float
+
+    def __contains__(self, value: Any) -> bool:
+        return value is not None and value > self.bound
+
+    def __str__(self) -> str:
+        return f"above {self.bound:g}"
+
+
+@dataclass(frozen=True)
+class OtherThan:
+    """All values but one, likewise."""
+
+    value: Any
+
+    def __contains__(self, value: Any) -> bool:
+        return value != self.value
+
+    def __str__(self) -> str:
+        return f"other than {self.value}"
+
+
+Values = Collection[Any] | Above | OtherThan
+
+
 def setting(
     text: str,
     group: str = METHOD,
@@ -22,16 +52,16 @@ def setting(
     options: Iterable[str] = (),
     expected: str = "",
     default: str = "",
-    only_with: tuple[str, Iterable[str]] | None = None,
+    only_with: tuple[str, Values] | Sequence[tuple[str, Values]] = (),
     **bounds: Any,
 ) -> Any:
     """Field of a setting: what it is, in one line, and the heading that it stands under.
 
     `options` are the texts that it may be, if it is one of several. `expected` says in words what it may be, where its
     type and bounds do not, and `default` its default, where the config has an expression. `only_with` is another
-    setting and its values with which alone this one has an effect; `bounds` are pydantic's, such as `ge`.
+    setting and its values with which alone this one has an effect, or several; `bounds` are pydantic's, such as `ge`.
     """
-    effect = None if only_with is None else (only_with[0], list(only_with[1]))
+    effect: Any = [only_with] if only_with and isinstance(only_with[0], str) else only_with
     extra: Any = {
         "group": group, "options": list(options), "expected": expected, "default": default, "only_with": effect,
     }  # fmt: skip
@@ -53,7 +83,7 @@ def expectation(field: FieldInfo) -> str:
         return "one of " + ", ".join(known["options"])
     kinds: tuple[Any, ...] = getattr(field.annotation, "__args__", (field.annotation,))
     words = {bool: "true or false", str: "text", int: "a whole number", float: "a number"}[kinds[0]]
-    forms = {"ge": "of at least {:g}", "gt": "above {:g}", "le": "at most {:g}", "lt": "below {:g}"}
+    forms = {"ge": "of at least {:.10g}", "gt": "above {:.10g}", "le": "at most {:.10g}", "lt": "below {:.10g}"}
     bounds = [f.format(getattr(m, name)) for name, f in forms.items() for m in field.metadata if hasattr(m, name)]
     return " ".join([words, " and ".join(bounds)]).strip() + (" or null" if type(None) in kinds else "")
 
@@ -75,6 +105,11 @@ OperatingThreshold = Annotated[
 ]  # fmt: skip
 
 
+def in_words(values: Values, word: Callable[[Any], str] = str) -> str:
+    """The values of another setting with which one has an effect."""
+    return str(values) if isinstance(values, Above | OtherThan) else ", ".join(map(word, values))
+
+
 class SettingsModel(BaseModel):
     """Settings with their types and bounds. No value is coerced: neither "3" nor true is a number."""
 
@@ -91,15 +126,13 @@ class SettingsModel(BaseModel):
 
     def broken_rules(self, changed: Mapping[str, Any]) -> list[str]:
         """Sentences on settings that do not go together; `changed` has those that differ from the defaults."""
-        problems = []
-        for name, field in type(self).model_fields.items():
-            other, values = facts(field)["only_with"] or ("", [])
-            if name in changed and other and (given := getattr(self, other)) not in values:
-                problems.append(
-                    f"{name}={changed[name]!r} has no effect with {other}={given!r}: it is for "
-                    + ", ".join(map(repr, values))
-                )
-        return problems
+        fields = {name: field for name, field in type(self).model_fields.items() if name in changed}
+        return [
+            f"{name}={changed[name]!r} has no effect with {other}={given!r}: it is for {in_words(values, repr)}"
+            for name, field in fields.items()
+            for other, values in facts(field)["only_with"]
+            if (given := getattr(self, other)) not in values
+        ]
 
     @classmethod
     def for_released_weights(cls, info: Mapping[str, Any]) -> dict[str, Any]:
@@ -149,7 +182,7 @@ class _AnyRun(SettingsModel):
         "half precision: float16 on a GPU, bfloat16 on a CPU; `auto`: where the processor computes in it", RUN,
         expected="true, false or auto",
     )  # fmt: skip
-    num_workers: int = setting("threads that read files", RUN, default="cores, at most 8", ge=0)
+    num_workers: int = setting("threads that read files", RUN, default="cores, at most 8", ge=0, le=128)
     output_dir: str = setting(
         "where everything is written; nothing there that no run wrote is replaced", RUN,
         default="`runs/<dataset>-<method>` in the bundle, with a number where a run is; the latest with `resume`",
@@ -164,12 +197,12 @@ class _AnyRun(SettingsModel):
     @field_validator("device")
     @classmethod
     def _is_a_device(cls, value: Any) -> Any:
+        if not isinstance(value, str | torch.device):
+            raise ValueError("no device")
         try:
-            device = torch.device(value)
-        except (RuntimeError, TypeError) as error:
-            raise ValueError("no device") from error
-        if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-            raise ValueError("not on this machine")
+            torch.zeros(1, device=value).item()  # which has no value on `meta`
+        except Exception as error:  # each kind of device has its own for not being there
+            raise ValueError("not on this machine") from error
         return value
 
 
@@ -191,10 +224,10 @@ class TrainingSettings(_AnyRun):
         "of the loss: `balanced` (inverse frequency), or a list of one weight per class", TRAINING,
         expected="none, balanced or a list of one number per class",
     )  # fmt: skip
-    max_epochs: int = setting("passes over the training images", TRAINING, ge=1)
+    max_epochs: int = setting("passes over the training images", TRAINING, ge=1, le=100_000)
     learning_rate: float = setting("of Adam", TRAINING, gt=0)
     weight_decay: float = setting("of Adam", TRAINING, ge=0)
-    seed: int = setting("of weights, order, augmentation, label budgets", RUN, ge=0)
+    seed: int = setting("of weights, order, augmentation, label budgets", RUN, ge=0, le=2**31)
     val_interval: int = setting("validate every so many epochs", RUN, ge=1)
     early_stop_patience: int = setting("stop after so many validations without a better score; 0: never", RUN, ge=0)
     pretrained: bool = setting("first weights from ImageNet (downloaded, checksum verified)", TRAINING)
@@ -225,7 +258,20 @@ class TrainingSettings(_AnyRun):
                 f"val_interval={self.val_interval} is more than max_epochs={self.max_epochs}: no epoch would be "
                 "validated, and none chosen"
             )
-        return problems
+        return problems + self._beyond_the_run(changed)
+
+    def _beyond_the_run(self, changed: Mapping[str, Any]) -> list[str]:
+        """Given settings that would act after the last epoch alone; a default may, where the run is a short one."""
+        stop, late = (self.early_stop_patience + 1) * self.val_interval, {}
+        if self.early_stop_patience and stop >= self.max_epochs:
+            late["early_stop_patience"] = f"a run may stop from epoch {stop} on"
+        if getattr(self, "lr_schedule", "") == "step" and (step := getattr(self, "lr_step", 0)) >= self.max_epochs:
+            late |= dict.fromkeys(("lr_step", "lr_factor"), f"the rate falls after epoch {step}")
+        return [
+            f"{name}={changed[name]!r} has no effect with max_epochs={self.max_epochs}: {why}"
+            for name, why in late.items()
+            if name in changed
+        ]
 
 
 class ClassifierTraining(TrainingSettings):
@@ -239,10 +285,13 @@ class ClassifierTraining(TrainingSettings):
     batch_size: int = setting("images per step and process", TRAINING, ge=2)
     mean: Annotated[Sequence[float], Field(min_length=3, max_length=3)] = setting(
         "subtracted from the channels (range 0..1)", DATA, default="[0.5, 0.5, 0.5]; `pretrained` ImageNet's",
-        expected="three numbers",
+        expected="three numbers, as a list",
     )  # fmt: skip
     std: Annotated[Sequence[PositiveFloat], Field(min_length=3, max_length=3)] = setting(
-        "divided by", DATA, default="[0.5, 0.5, 0.5]; `pretrained` ImageNet's", expected="three numbers above 0"
+        "divided by",
+        DATA,
+        default="[0.5, 0.5, 0.5]; `pretrained` ImageNet's",
+        expected="three numbers above 0, as a list",
     )
 
     def broken_rules(self, changed: Mapping[str, Any]) -> list[str]:
@@ -259,7 +308,7 @@ class InferenceSettings(_AnyRun):
     config_name = "inference.json"
     dataset_dir: str | None = setting("the images to predict: a folder, or one file", DATA, min_length=1)
     datalist: str | None = setting("instead: a list of files", DATA, min_length=1)
-    batch_size: int = setting("images per step", RUN, ge=1)
+    batch_size: int = setting("images per step", RUN, ge=1, le=4096)
     ckpt_path: str = setting(
         "the weights; what they are is read from the `.json` beside them", METHOD, default="`models/model.pt`",
         min_length=1,
@@ -270,7 +319,7 @@ class InferenceSettings(_AnyRun):
     )  # fmt: skip
     positive_class: PositiveClass
     operating_threshold: OperatingThreshold
-    contact_sheet: int = setting("number of least certain images shown", RUN, ge=0)
+    contact_sheet: int = setting("number of least certain images shown", RUN, ge=0, le=1000)
 
 
 KeepAspect = Annotated[bool, setting("pad to a square with black; false squeezes", DATA)]
@@ -284,6 +333,12 @@ LrSchedule = Annotated[
     ),
 ]
 LrStep = Annotated[
-    int, setting("epochs between the steps of `step`", TRAINING, ge=1, only_with=("lr_schedule", ["step"]))
+    int,
+    setting(
+        "epochs between the steps of `step`",
+        TRAINING,
+        ge=1,
+        only_with=[("lr_schedule", ["step"]), ("lr_factor", OtherThan(1))],
+    ),
 ]
 LrFactor = Annotated[float, setting("of a step of `step`", TRAINING, gt=0, le=1, only_with=("lr_schedule", ["step"]))]

@@ -20,12 +20,16 @@ class SettingsError(ValueError):
 
 
 class Settings(dict):
-    """The settings of a run of a bundle by name, as resolved; `changed` has those that differ from the config file."""
+    """The settings of a run of a bundle by name, as resolved.
+
+    `changed` has those that differ from the config file, `notes` what is worth a warning.
+    """
 
     def __init__(self, values: Mapping[str, Any], changed: Mapping[str, Any], bundle_root: str = "") -> None:
         super().__init__(values)
         self.changed = dict(changed)
         self.bundle_root = bundle_root
+        self.notes: list[str] = []
 
 
 def read_settings(bundle_root: str, model: type[SettingsModel]) -> Settings:
@@ -60,6 +64,8 @@ def read_settings(bundle_root: str, model: type[SettingsModel]) -> Settings:
     settings = Settings(values, {n: values[n] for n in names if given.get(n) != defaults[n]}, bundle_root)
     if problems := problems_of(model, settings, settings.changed):
         raise SettingsError("; ".join(problems))
+    if "evaluate" in given and (idle := [n for n in settings.changed if n not in monai_bridge.reached_by_run()]):
+        settings.notes.append(f"settings of a training, without effect on this evaluation: {', '.join(idle)}")
     changes = monai_bridge.changes_of_consumers()
     settings.update(changes)
     settings.changed.update(changes)

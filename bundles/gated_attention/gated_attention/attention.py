@@ -2,7 +2,8 @@
 
 All have one interface. From X (B x C x h x w, not negative: after a ReLU) they compute the attended features A of the
 same shape. The mean of A over the channels is the attention map; A averaged over the positions is what the global
-classifier sees, so that its loss trains the attention: the choice of instances itself has no gradient.
+classifier sees, so that its loss (in the paper the "global attention loss") trains the attention: the choice of
+instances itself has no gradient. Whether the fusion sees A or X too is a setting, see `network.GatedAttentionNet`.
 """
 
 from collections.abc import Callable
@@ -152,6 +153,7 @@ _MODULES: dict[str, Callable[[int], nn.Module]] = {
     "dual": DualAttention,
     "se": partial(ChannelSELayer, 2, r=_REDUCTION),  # squeeze-and-excitation (Hu et al. 2018)
     "gc": GlobalContext,
+    "none": lambda _: nn.Identity(),  # a plain backbone, whose own features say where to look again
 }
 ATTENTIONS = tuple(_MODULES)
 

@@ -72,7 +72,12 @@ def select_instances(
     labels = label_components(mask).flatten(1)
     # A sum for each label, 0 (outside) to side * side; there may be fewer of them than instances.
     sums = torch.zeros(labels.shape[0], side * side + num_instances, device=labels.device)
-    sums, names = sums.scatter_add(1, labels, (attention * mask).flatten(1)).topk(num_instances, dim=1)
+    sums = sums.scatter_add(1, labels, (attention * mask).flatten(1))
+    # Of components with the same sum the one nearer to the middle, whichever way the image is turned or mirrored.
+    away = (torch.arange(side, device=labels.device) - (side - 1) / 2).double().square() / side**2
+    nearer = (attention.double() * mask * (1 - 1e-5 * (away + away.unsqueeze(1)))).flatten(1)
+    names = sums.double().zero_().scatter_add(1, labels, nearer).topk(num_instances, dim=1).indices
+    sums = sums.gather(1, names)
     found = sums > 0
     members = (labels.view_as(mask).unsqueeze(1) == names[:, :, None, None]) & found[:, :, None, None]
     left, right = _extent(members.any(dim=2))
@@ -139,11 +144,40 @@ def _windows(
 
 
 def _strongest(sums: torch.Tensor, across: torch.Tensor, down: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Place (B x 1) of the largest sum of `_windows`, and the centre of its window (B x 2: x, y in pixels)."""
+    """Place (B x 1) of the largest sum of `_windows`, and the centre of its window (B x 2: x, y in pixels).
+
+    Of windows that are equal, the middle: where all of something fits into the window in one direction, the window can
+    be moved without losing any of it, and what was found belongs in its middle, as a whole component does.
+    """
     side = sums.shape[1]
-    place = sums.flatten(1).argmax(dim=1, keepdim=True)
+    best = sums.amax(dim=(1, 2), keepdim=True)
+    tied = sums >= best - 1e-6 * best.abs()
+    # Of two groups of them that are equally near to the middle of all, the one nearer to that of the image.
+    away = _from_middle(tied) + 1e-6 * _from_middle(sums > -5e5)
+    place = torch.where(tied, away, torch.full_like(away, 1e30)).flatten(1).argmin(dim=1, keepdim=True)
     row = torch.div(place, side, rounding_mode="floor")
-    return place, torch.cat([across.gather(1, place % side), down.gather(1, row)], dim=1)
+    first, last = _run(tied.gather(1, row.unsqueeze(2).expand(-1, 1, side)).squeeze(1), place % side)
+    column = torch.div(first + last, 2, rounding_mode="floor")
+    top, bottom = _run(tied.gather(2, column.unsqueeze(2).expand(-1, side, 1)).squeeze(2), row)
+    x, y = across.gather(1, first) + across.gather(1, last), down.gather(1, top) + down.gather(1, bottom)
+    return place, torch.cat([x, y], dim=1) / 2
+
+
+def _from_middle(chosen: torch.Tensor) -> torch.Tensor:
+    """Squared distance, in cells, of every cell from the mean place of those chosen (bool B x m x m): B x m x m."""
+    index = torch.arange(chosen.shape[1], device=chosen.device).double()
+    count = chosen.sum(dim=(1, 2)).unsqueeze(1)
+    across = index - (chosen.sum(dim=1) * index).sum(dim=1, keepdim=True) / count
+    down = index - (chosen.sum(dim=2) * index).sum(dim=1, keepdim=True) / count
+    return down.square().unsqueeze(2) + across.square().unsqueeze(1)
+
+
+def _run(tied: torch.Tensor, at: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """First and last place of the unbroken run in bool B x m that a place (B x 1) is in, B x 1 both."""
+    index = torch.arange(tied.shape[1], device=tied.device).expand_as(tied)
+    before = torch.where(tied | (index > at), torch.full_like(index, -1), index).amax(dim=1, keepdim=True)
+    after = torch.where(tied | (index < at), torch.full_like(index, tied.shape[1]), index).amin(dim=1, keepdim=True)
+    return before + 1, after - 1
 
 
 def _corner(integral: torch.Tensor, y: torch.Tensor, x: torch.Tensor) -> torch.Tensor:

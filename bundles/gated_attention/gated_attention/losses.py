@@ -4,7 +4,8 @@ from collections.abc import Mapping, Sequence
 
 import torch
 from torch import nn
-from torch.nn import functional as F
+
+from label_efficient.engine.weighted_loss import weighted_cross_entropy
 
 
 class GatedAttentionLoss(nn.Module):
@@ -34,7 +35,7 @@ class GatedAttentionLoss(nn.Module):
 
     def cross_entropy(self, logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         """Logits B x N and targets (B,) to a scalar, in single precision."""
-        return F.cross_entropy(logits.float(), targets, weight=self.class_weights, label_smoothing=self.label_smoothing)
+        return weighted_cross_entropy(logits.float(), targets, self.class_weights, self.label_smoothing)
 
     def forward(self, output: Mapping[str, torch.Tensor], targets: torch.Tensor) -> torch.Tensor:
         """Output of `network.GatedAttentionNet` and targets (B,) to a scalar.

@@ -18,6 +18,7 @@ from .instances import select_instances
 METHODS = ("fusion", "global")
 POOLINGS = ("concat", "attention")
 ONE_POSITION = 32  # pixels of the small copy from which the feature map has one position only
+EARLIER = {"attended_classifier": True}  # of weights whose description does not say it yet
 NO_ATTENTION = "the attention map would have one position, and the whole image be the only instance"
 
 
@@ -31,6 +32,8 @@ class GatedAttentionNet(nn.Module):
         num_classes: N.
         method: "fusion", or "global" for the global branch alone.
         attention: One of `attention.ATTENTIONS`.
+        attended_classifier: Whether the fusion sees the attended features of the small copy, or those of the backbone,
+            so that networks with other attentions differ in where they look alone (Table 2 of the paper).
         global_backbone: Network of the small copy, one of `backbones.BACKBONES`.
         instance_backbone: Network of the instances, shared by all of them.
         image_size: Pixels a side of the small copy, to which images are squeezed.
@@ -63,6 +66,7 @@ class GatedAttentionNet(nn.Module):
         num_classes: int,
         method: str = "fusion",
         attention: str = "gated",
+        attended_classifier: bool = True,
         global_backbone: str = "resnet18",
         instance_backbone: str = "resnet50",
         image_size: int = 224,
@@ -107,6 +111,7 @@ class GatedAttentionNet(nn.Module):
         self.max_box = 0.0 if max_box is None else max_box
         self.window_box = window_box
         self.attention_pooling = pooling == "attention"
+        self.attended_classifier = attended_classifier
         # Not weights: model.json says them, and other weights must not bring others.
         self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1) * 255, persistent=False)
         self.register_buffer("std", torch.tensor(std).view(1, 3, 1, 1) * 255, persistent=False)
@@ -139,7 +144,8 @@ class GatedAttentionNet(nn.Module):
         for image in images:
             if image.ndim != 3 or image.shape[0] != 3:
                 raise ValueError("expected images of 3 channels, 3 x H x W each, or one tensor B x 3 x H x W")
-        attended = self.attention(self.global_branch.forward_nodes(self.thumbnails(images))[-1])
+        features = self.global_branch.forward_nodes(self.thumbnails(images))[-1]
+        attended = self.attention(features)
         global_features = attended.mean(dim=(2, 3))
         output = {"global_logits": self.global_head(global_features), "attention_map": attention_map(attended)}
         if self.instance_branch is None or self.fusion_head is None or not fuse:
@@ -148,16 +154,26 @@ class GatedAttentionNet(nn.Module):
         crops = self.crops(images, boxes)
         # All instances of all images are one batch of the shared network.
         batch = crops.flatten(0, 1).contiguous(memory_format=torch.channels_last)
-        features = self.instance_branch.forward_nodes(batch)[-1].mean(dim=(2, 3))
-        features = features.view(len(images), self.num_instances, -1)
+        looks = self.instance_branch.forward_nodes(batch)[-1].mean(dim=(2, 3))
+        looks = looks.view(len(images), self.num_instances, -1)
         if self.attention_pooling:
             weights = scores / scores.sum(dim=1, keepdim=True).clamp_min(1e-12)
-            pooled = (features * weights.unsqueeze(2).to(features.dtype)).sum(dim=1)
+            pooled = (looks * weights.unsqueeze(2).to(looks.dtype)).sum(dim=1)
         else:
-            pooled = features.flatten(1)
+            pooled = looks.flatten(1)
+        if not self.attended_classifier:
+            global_features = features.mean(dim=(2, 3))
         output["logits"] = self.fusion_head(torch.cat([global_features, pooled], dim=1))
         output["instance_boxes"], output["instance_scores"] = boxes, scores
         return output
+
+    def parts(self, batch_size: int) -> list[tuple[nn.Module | None, tuple[int, int, int, int]]]:
+        """The two branches, each with the shape of what it sees of a batch."""
+        looks = batch_size * self.num_instances
+        return [
+            (self.global_branch, (batch_size, 3, self.image_size, self.image_size)),
+            (self.instance_branch, (looks, 3, self.instance_size, self.instance_size)),
+        ]
 
     def thumbnails(self, images: list[torch.Tensor]) -> torch.Tensor:
         """Images 3 x H_i x W_i in 0..255, squeezed and normalised: float32 B x 3 x image_size x image_size."""
@@ -192,7 +208,7 @@ class GatedAttentionNet(nn.Module):
 
 def build_network(info: Mapping[str, Any], **changes: Any) -> GatedAttentionNet:
     """The network that a description has the arguments of, see `model_info.network_arguments`."""
-    return GatedAttentionNet(**network_arguments(GatedAttentionNet, info, changes))
+    return GatedAttentionNet(**network_arguments(GatedAttentionNet, EARLIER | dict(info), changes))
 
 
 def feature_extractor(name: str) -> tuple[Backbone, int]:

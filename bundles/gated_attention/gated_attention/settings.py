@@ -8,12 +8,14 @@ from label_efficient.setting_models import (
     DATA,
     RUN,
     TRAINING,
+    Above,
     AverageDecay,
     ClassifierTraining,
     InferenceSettings,
     LrFactor,
     LrSchedule,
     LrStep,
+    OtherThan,
     setting,
 )
 
@@ -22,7 +24,9 @@ from .losses import lambda_at
 from .network import METHODS, NO_ATTENTION, ONE_POSITION, POOLINGS
 from .transforms import AUGMENTATIONS
 
-OF_THE_FUSION = "instance_backbone num_instances instance_size min_box max_box window_box pooling".split()
+OF_THE_FUSION = (
+    "attended_classifier instance_backbone num_instances instance_size min_box max_box window_box pooling".split()
+)
 OF_THE_NETWORK = ["method", "attention", "global_backbone", *OF_THE_FUSION, "threshold", "image_size", "mean", "std"]
 # Settings that only the fusion reads: given with the global branch alone they would be accepted and ignored. What
 # makes the mask of the attention is read with both.
@@ -36,7 +40,11 @@ class Training(ClassifierTraining):
         "folder of Pascal-VOC XML files, or a CSV, with boxes in the test images", DATA, min_length=1
     )
     method: str = setting("`global`: the global branch alone", options=METHODS)
-    attention: str = setting("what chooses the instances", options=ATTENTIONS)
+    attention: str = setting("what chooses the instances; `none`: the features of a plain backbone", options=ATTENTIONS)
+    attended_classifier: bool = setting(
+        "whether the fusion sees attended features; false: those of the backbone, so that networks differ in "
+        "where they look alone (Table 2 of the paper)", only_with=[_FUSION, ("attention", OtherThan("none"))],
+    )  # fmt: skip
     global_backbone: str = setting("the network that sees the small copy", options=BACKBONES)
     instance_backbone: str = setting("the network that sees the instances", options=BACKBONES, only_with=_FUSION)
     num_instances: int = setting("K", ge=1, only_with=_FUSION)
@@ -52,12 +60,15 @@ class Training(ClassifierTraining):
         "side of the windows that stand in for missing components", gt=0, le=1, only_with=_FUSION
     )
     pooling: str = setting(
-        "`attention`: mean of the instances' features, weighted by attention", options=POOLINGS, only_with=_FUSION
-    )
+        "`attention`: mean of the instances' features, weighted by attention", options=POOLINGS,
+        only_with=[_FUSION, ("num_instances", Above(1))],
+    )  # fmt: skip
     lambda_start: float = setting("lambda of the first epochs", ge=0, le=1, only_with=_FUSION)
-    lambda_step: float = setting("what it falls by", ge=0, only_with=_FUSION)
-    lambda_every: int = setting("after so many epochs", ge=1, only_with=_FUSION)
-    lambda_floor: float = setting("below which it does not fall", ge=0, le=1, only_with=_FUSION)
+    lambda_step: float = setting("what it falls by", ge=0, only_with=[_FUSION, ("lambda_start", Above(0))])
+    lambda_every: int = setting("after so many epochs", ge=1, only_with=[_FUSION, ("lambda_step", Above(0))])
+    lambda_floor: float = setting(
+        "below which it does not fall", ge=0, le=1, only_with=[_FUSION, ("lambda_step", Above(0))]
+    )
     image_size: int = setting("pixels a side of the small copy", DATA, ge=1)
     augment: str = setting(
         "`dihedral`: eight turns and mirrorings; `strong`: also random cuts, contrast, brightness, colour", TRAINING,
@@ -72,7 +83,11 @@ class Training(ClassifierTraining):
     average_decay: AverageDecay
     label_smoothing: float = setting("share of the target spread over all classes", TRAINING, ge=0, lt=1)
     num_workers: int = setting(
-        "threads (`cache` true) or processes (false) that read files", RUN, default="cores, at most 8", ge=0
+        "threads (`cache` true) or processes (false) that read files",
+        RUN,
+        default="cores, at most 8",
+        ge=0,
+        le=128,
     )
     cache: bool = setting("keep all images in memory, at their stored size", RUN)
     pretrained: bool = setting("first weights of both branches: ImageNet's", TRAINING)
@@ -82,7 +97,7 @@ class Training(ClassifierTraining):
         problems = super().broken_rules(changed)
         if self.dataset == "demo" and self.reference_boxes is not None:
             problems.append("reference_boxes has no effect with dataset='demo': give dataset too")
-        return problems + _problems_of_lambda(self) + _problems_of_sizes(self)
+        return problems + _problems_of_lambda(self, changed) + _problems_of_sizes(self)
 
     @classmethod
     def for_released_weights(cls, info: Mapping[str, Any]) -> dict[str, Any]:
@@ -96,8 +111,8 @@ class Inference(InferenceSettings):
     overlays: bool = setting("attention, boxes and crops as pictures")
 
 
-def _problems_of_lambda(settings: Training) -> list[str]:
-    """Lambda that stays 1 whatever the run's length is a mistake; a run that is too short for it is warned of."""
+def _problems_of_lambda(settings: Training, changed: Mapping[str, Any]) -> list[str]:
+    """Lambda that stays 1 whatever the run's length is a mistake; a default that is too long for a run is warned of."""
     if settings.method != "fusion":
         return []
     start, floor, every = settings.lambda_start, settings.lambda_floor, settings.lambda_every
@@ -109,6 +124,16 @@ def _problems_of_lambda(settings: Training) -> list[str]:
             f"lambda stays 1 for ever ({why}): the fusion, which predicts, would never be trained; give a lambda_step "
             "above 0 and a lambda_floor below 1, or method='global' for the global branch alone"
         ]
+    late = [name for name in ("lambda_step", "lambda_every", "lambda_floor") if name in changed]
+    if every >= settings.max_epochs and late:
+        return [
+            f"{name}={changed[name]!r} has no effect with max_epochs={settings.max_epochs}: lambda falls after epoch "
+            f"{every}"
+            for name in late
+        ]
+    lowest = lambda_at(settings.max_epochs, start=start, step=settings.lambda_step, every=every, floor=0)
+    if "lambda_floor" in changed and 0 < floor < lowest:
+        return [f"lambda_floor={floor} has no effect with max_epochs={settings.max_epochs}: lambda falls to {lowest:g}"]
     patience, interval = settings.early_stop_patience, settings.val_interval
     if start == 1 and patience and (patience + 1) * interval <= every:
         return [
@@ -130,6 +155,13 @@ def _problems_of_sizes(settings: Training) -> list[str]:
     pairs = [("global_backbone", "image_size")]
     if settings.method == "fusion":
         pairs.append(("instance_backbone", "instance_size"))
+        # Components and windows that are less than half a box apart show the same again.
+        places = int(2 * (1 - settings.min_box) / settings.min_box + 1) ** 2
+        if settings.num_instances > places:
+            problems.append(
+                f"num_instances={settings.num_instances}: a square image has {places} places for boxes of "
+                f"min_box={settings.min_box}, half a box apart; give no more of them, or a smaller min_box"
+            )
         if settings.image_size <= ONE_POSITION:
             problems.append(f"image_size={settings.image_size}: expected more than {ONE_POSITION}: {NO_ATTENTION}")
     for backbone, size in pairs:

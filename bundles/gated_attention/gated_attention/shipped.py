@@ -10,7 +10,7 @@ from label_efficient.engine.autocast import AutocastInferer
 from label_efficient.evaluation.outputs import collect_outputs
 from label_efficient.networks.model_info import network_arguments
 
-from .network import GatedAttentionNet
+from .network import EARLIER, GatedAttentionNet
 from .transforms import PrepareBatch
 
 
@@ -25,7 +25,7 @@ class ShippedGatedAttention(GatedAttentionNet):
 
 def build_shipped(info: Mapping[str, Any], **changes: Any) -> ShippedGatedAttention:
     """The network that `model.pt` has the weights of, see `model_info.network_arguments`."""
-    return ShippedGatedAttention(**network_arguments(ShippedGatedAttention, info, changes))
+    return ShippedGatedAttention(**network_arguments(ShippedGatedAttention, EARLIER | dict(info), changes))
 
 
 def look_at(

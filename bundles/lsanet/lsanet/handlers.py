@@ -9,6 +9,8 @@ from ignite.engine import Engine, Events
 
 from label_efficient.engine.distributed import rank_and_size
 
+from .network import ensemble, node_probabilities
+
 
 class LSAWeights:
     """Mean and spread of beta over the images of an epoch, and mean of its gates, in the engine's metrics.
@@ -58,7 +60,15 @@ class LSAWeights:
             engine.state.metrics[f"gate_{name}"] = float(gate[index])
 
 
-def probabilities_and_targets(output: dict[str, Any], multi_label: bool = False) -> tuple[torch.Tensor, torch.Tensor]:
-    """Engine output with `pred` (what `network.LSANet` returns) and `label` to probabilities of C4 and targets."""
+def probabilities_and_targets(
+    output: dict[str, Any], multi_label: bool = False, keep_nodes: bool = False
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Engine output with `pred` (what `network.LSANet` returns) and `label` to probabilities and targets.
+
+    The probabilities are those of what is shipped, by which the epoch is chosen: C4, or with `keep_nodes` the ensemble.
+    """
+    if keep_nodes:
+        pred = {name: value.float() for name, value in output["pred"].items()}
+        return ensemble(*node_probabilities(pred, multi_label)), output["label"]
     logits = output["pred"]["logits"].float()
     return torch.sigmoid(logits) if multi_label else torch.softmax(logits, dim=1), output["label"]

@@ -97,8 +97,9 @@ class _FullyConnectedGate(nn.Module):
 
     def __init__(self, channels: int, reduction: int) -> None:
         super().__init__()
-        self.fc1 = nn.Linear(channels, channels // reduction, bias=False)
-        self.fc2 = nn.Linear(channels // reduction, channels, bias=False)
+        hidden = max(channels // reduction, 1)
+        self.fc1 = nn.Linear(channels, hidden, bias=False)
+        self.fc2 = nn.Linear(hidden, channels, bias=False)
 
     def forward(self, descriptor: torch.Tensor) -> torch.Tensor:
         attention = torch.sigmoid(self.fc2(torch.relu(self.fc1(descriptor.flatten(1)))))

@@ -56,7 +56,7 @@ class LSANet(nn.Module):
         embed_channels: int = 64,
     ) -> None:
         super().__init__()
-        self.nodes = _check_nodes(method, output_nodes)
+        self.nodes = check_nodes(method, output_nodes)
         check_image_size(backbone, image_size)
         self.method = method
         self.backbone = build_backbone(backbone, num_classes, attention=attention)
@@ -127,11 +127,7 @@ class NodeEnsemble(LSANet):
 
     def node_probabilities(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Image B x 3 x H x W to the nodes' probabilities B x L x K and their weights B x L."""
-        output = super().forward(x)
-        logits = torch.cat([output["aux_logits"], output["logits"].unsqueeze(1)], dim=1)
-        equal = torch.full_like(logits[:, :, 0], 1 / logits.shape[1])
-        probabilities = torch.sigmoid(logits) if self.multi_label else torch.softmax(logits, dim=2)
-        return probabilities, output.get("beta", equal)
+        return node_probabilities(super().forward(x), self.multi_label)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:  # type: ignore[override]
         """Image B x 3 x H x W to logits B x K, whose softmax (sigmoid) is the weighted mean of the nodes."""
@@ -145,12 +141,21 @@ class NodeEnsemble(LSANet):
         return probabilities.clamp_min(smallest.tiny).log()
 
 
+def node_probabilities(output: dict[str, torch.Tensor], multi_label: bool = False) -> tuple[torch.Tensor, torch.Tensor]:
+    """Output of `LSANet` to the nodes' probabilities B x L x K and their weights B x L: beta, or all the same."""
+    logits = torch.cat([output["aux_logits"], output["logits"].unsqueeze(1)], dim=1)
+    equal = torch.full_like(logits[:, :, 0], 1 / logits.shape[1])
+    probabilities = torch.sigmoid(logits) if multi_label else torch.softmax(logits, dim=2)
+    return probabilities, output.get("beta", equal)
+
+
 def ensemble(probabilities: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
     """Weighted mean of the nodes: B x L x K probabilities and B x L weights to B x K."""
     return (probabilities * weights.unsqueeze(2)).sum(dim=1)
 
 
-def _check_nodes(method: str, output_nodes: Sequence[str]) -> tuple[int, ...]:
+def check_nodes(method: str, output_nodes: Sequence[str]) -> tuple[int, ...]:
+    """Places of the output nodes of a method, shallow to deep; a ValueError if it cannot have them."""
     one_of("method", method, METHODS)
     names = list(output_nodes)
     if unknown := [n for n in names if n not in NODES]:

@@ -3,12 +3,13 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from label_efficient.networks.backbones import BACKBONES, check_image_size
+from label_efficient.networks.backbones import BACKBONES, check_attention, check_image_size
 from label_efficient.networks.block_attention import ATTENTIONS
 from label_efficient.setting_models import (
     DATA,
     RUN,
     TRAINING,
+    Above,
     ClassifierTraining,
     InferenceSettings,
     KeepAspect,
@@ -16,7 +17,7 @@ from label_efficient.setting_models import (
 )
 
 from .layer_attention import LSA_VARIANTS
-from .network import METHODS, METHODS_WITH_LSA, METHODS_WITH_SYNERGY
+from .network import METHODS, METHODS_WITH_LSA, METHODS_WITH_SYNERGY, check_nodes
 from .transforms import AUGMENTATIONS
 
 LR_SCHEDULES = ("constant", "cosine")
@@ -40,14 +41,16 @@ class Training(ClassifierTraining):
     attention: str = setting("in the residual blocks", options=ATTENTIONS)
     output_nodes: Sequence[str] = setting(
         "which nodes give an output: `\"['C2','C4']\"`", default="all that the method has",
-        expected="C4 and any of C1, C2, C3, as a list",
+        expected="C4 and any of C1, C2, C3, as a list such as \"['C2','C4']\"",
     )  # fmt: skip
     lsa: str = setting("the layer attention (Table 2 of the paper)", options=LSA_VARIANTS, only_with=_WITH_LSA)
     lsa_temperature: float = setting("the gates are divided by it before the softmax", gt=0, only_with=_WITH_LSA)
     embed_channels: int = setting("channels of the feature embedding", ge=1, only_with=_WITH_LSA)
     alpha: float = setting("weight of each auxiliary loss", ge=0, only_with=("method", ("dsn", "dks", "dsn_ks")))
     synergy_weight: float = setting("mu of the knowledge synergy", ge=0, only_with=_WITH_SYNERGY)
-    synergy_stop_gradient: bool = setting("whether the teacher of each pair is a constant", only_with=_WITH_SYNERGY)
+    synergy_stop_gradient: bool = setting(
+        "whether the teacher of each pair is a constant", only_with=[_WITH_SYNERGY, ("synergy_weight", Above(0))]
+    )
     keep_nodes: bool = setting("ship all nodes as a beta-weighted ensemble instead of C4 alone")
     keep_aspect: KeepAspect
     augment: str = setting(
@@ -58,7 +61,7 @@ class Training(ClassifierTraining):
     lr_schedule: str = setting("`cosine`: to 0 at `max_epochs`", TRAINING, options=LR_SCHEDULES)
     num_workers: int = setting(
         "threads that read a list's files; processes that do so with `cache` = false", RUN, default="cores, at most 8",
-        ge=0,
+        ge=0, le=128,
     )  # fmt: skip
     cache: bool = setting(
         "read a list's files once and keep them as 8-bit images in memory; false reads them for every batch (and once "
@@ -70,10 +73,15 @@ class Training(ClassifierTraining):
         problems = super().broken_rules(changed)
         if self.keep_nodes and len(self.output_nodes) < 2:
             problems.append("keep_nodes=True needs an output node beside C4: choose another method than baseline")
-        try:
-            check_image_size(self.backbone, self.image_size)
-        except ValueError as error:
-            problems.append(str(error))
+        for check, *values in (
+            (check_nodes, self.method, self.output_nodes),
+            (check_attention, self.backbone, self.attention),
+            (check_image_size, self.backbone, self.image_size),
+        ):
+            try:
+                check(*values)
+            except ValueError as error:
+                problems.append(str(error))
         return problems
 
 

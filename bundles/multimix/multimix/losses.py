@@ -7,6 +7,8 @@ from monai.losses import DiceLoss
 from torch import nn
 from torch.nn import functional as F
 
+from label_efficient.engine.weighted_loss import weighted_cross_entropy
+
 UNKNOWN = -1  # label of an image whose class is not known
 
 
@@ -56,7 +58,7 @@ class MultiMixLoss(nn.Module):
         terms: dict[str, torch.Tensor] = {}
         outputs = {name: output.float() for name, output in outputs.items()}
         if "logits" in outputs:
-            terms["class_loss"] = F.cross_entropy(outputs["logits"], targets["label"], self.class_weights)
+            terms["class_loss"] = weighted_cross_entropy(outputs["logits"], targets["label"], self.class_weights)
         if "strong_logits" in outputs:
             pseudo_labels, confident = pseudo_label(outputs["weak_logits"], self.confidence_threshold)
             terms["pseudo_label_loss"] = pseudo_label_loss(outputs["strong_logits"], pseudo_labels, confident)

@@ -141,24 +141,23 @@ def check_classes(classes: Sequence[str], splits: Mapping[str, Any], source: str
 def class_weights(setting: str | Sequence[float], classes: Sequence[str], labels: np.ndarray) -> list[float] | None:
     """Weights of the classes in the cross-entropy, for the labels of the training images: int64 (N,), or 0/1 N x K.
 
-    The setting is "none"; "balanced", inverse frequency with mean 1 over images; or the weights. Of these another
-    number than that of the classes, or one that is not positive, is a SettingsError.
+    The setting is "none"; "balanced", inverse frequency; or the weights. Their mean over the images (over the labels,
+    where an image can have several) is made 1, so that they change neither learning rate nor the other terms of a loss.
+    Another number of weights than that of the classes, or one that is not positive, is a SettingsError.
     """
     if setting == "none":
         return None
-    if setting == "balanced":
-        found = labels.sum(axis=0) if labels.ndim == 2 else np.bincount(labels, minlength=len(classes))
-        return [float(len(labels) / (len(classes) * n)) for n in found]
     try:
-        weights = [float(w) for w in setting]
+        found = labels.sum(axis=0) if labels.ndim == 2 else np.bincount(labels, minlength=len(classes))
+        weights = 1 / found if setting == "balanced" else np.asarray(setting, dtype=np.float64)
     except (TypeError, ValueError):
-        weights = []
-    if len(weights) != len(classes) or not all(0 < w < math.inf for w in weights):
+        weights = np.empty(0)
+    if weights.shape != (len(classes),) or not all(0 < w < math.inf for w in weights):
         raise SettingsError(
             f"class_weights={setting}: expected none, balanced or {len(classes)} numbers above 0, for "
             f"{', '.join(classes)}"
         )
-    return weights
+    return (weights / (weights if labels.ndim == 2 else weights[labels]).mean()).tolist()
 
 
 def read_entries(entries: Sequence[Mapping[str, Any]], classes: Sequence[str]) -> Split:

@@ -54,6 +54,8 @@ def load_image_data(
     if released is not None and (lists := handed_over()) is not None:
         return _handed_over_data(lists, Path(released))
     path = list_path(dataset, datalist, known, others)
+    if path is None and not cache:
+        raise SettingsError(f"cache=False has no effect with dataset={dataset!r}, which is in memory: it is for a list")
     data = (
         own() if path is None
         else _data_of_list(path, dataset_dir, num_workers, cache, copies != "ignore", max_pixels)

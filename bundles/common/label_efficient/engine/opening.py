@@ -47,7 +47,7 @@ class Opening:
         logger.info("data: %s, %s\n%s", self.data.source, self.data.task, table(self.data.counts()))
         for remark in self.data.remarks():
             logger.info("%s", remark)
-        for note in self.data.notes:
+        for note in [*self.settings.notes, *self.data.notes]:
             logger.warning("%s", note)
         changed = ", ".join(f"{name}={value!r}" for name, value in self.settings.changed.items())
         logger.info("settings other than the defaults: %s", changed or "none")

@@ -105,7 +105,7 @@ class Progress:
             if self.bar.bar is not None and engine.state.iteration % 20 == 0:
                 # Reading the loss waits for the device: seldom enough not to slow it down.
                 output: Any = engine.state.output
-                self.loss = f"{float(output['loss']):.3f}"
+                self.loss = f"{output['loss'].item():.3f}"
             done = self.bar.done + self._images_per_step()
             self.bar.to(done, **({"loss": self.loss} if self.loss else {}))
 

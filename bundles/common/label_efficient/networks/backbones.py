@@ -11,7 +11,8 @@ from monai.networks.nets import DenseNet
 from monai.networks.nets.resnet import ResNet, ResNetBlock, ResNetBottleneck, get_inplanes
 from torch import nn
 
-from label_efficient.networks.block_attention import build_attention
+from label_efficient.networks.block_attention import attention_places
+from label_efficient.options import one_of
 
 NODES = ("C1", "C2", "C3", "C4")
 
@@ -37,23 +38,23 @@ BACKBONES = (*_RESNETS, *_DENSENETS, *_VGGS)
 
 
 class _BasicBlock(ResNetBlock):
-    """MONAI's basic block with an attention module before the addition."""
+    """MONAI's basic block with an attention module, see `block_attention.attention_places`."""
 
     attention_name = "none"
 
     def __init__(self, in_planes: int, planes: int, **kwargs) -> None:
         super().__init__(in_planes, planes, **kwargs)
-        self.attention = build_attention(self.attention_name, planes * self.expansion)
+        self.inner_attention, self.attention = attention_places(self.attention_name, planes * self.expansion)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         residual = x if self.downsample is None else self.downsample(x)
         out = self.act(self.bn1(self.conv1(x)))
-        out = self.attention(self.bn2(self.conv2(out)))
+        out = self.attention(self.bn2(self.inner_attention(self.conv2(out))))
         return self.act(out + residual)
 
 
 class _Bottleneck(ResNetBottleneck):
-    """MONAI's bottleneck with groups and width (WRN, ResNeXt) and an attention module before the addition."""
+    """MONAI's bottleneck with groups and width (WRN, ResNeXt) and an attention module, as in the basic block."""
 
     attention_name = "none"
     groups = 1
@@ -68,12 +69,12 @@ class _Bottleneck(ResNetBottleneck):
             self.conv2 = nn.Conv2d(width, width, 3, stride, padding=1, groups=self.groups, bias=False)
             self.bn2 = nn.BatchNorm2d(width)
             self.conv3 = nn.Conv2d(width, planes * self.expansion, 1, bias=False)
-        self.attention = build_attention(self.attention_name, planes * self.expansion)
+        self.inner_attention, self.attention = attention_places(self.attention_name, planes * self.expansion)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         residual = x if self.downsample is None else self.downsample(x)
         out = self.act(self.bn1(self.conv1(x)))
-        out = self.act(self.bn2(self.conv2(out)))
+        out = self.act(self.bn2(self.inner_attention(self.conv2(out))))
         out = self.attention(self.bn3(self.conv3(out)))
         return self.act(out + residual)
 
@@ -205,16 +206,20 @@ def build_backbone(name: str, num_classes: int, *, in_channels: int = 3, attenti
     """Make one of `BACKBONES`; ValueError: the name is unknown, or attention has no residual block to go into."""
     if name in _RESNETS:
         return ResNetBackbone(name, num_classes, in_channels, attention)
-    if name not in BACKBONES:
-        raise ValueError(f"backbone is {name!r}, expected one of {', '.join(BACKBONES)}")
-    if attention != "none":
+    one_of("backbone", name, BACKBONES)
+    check_attention(name, attention)
+    if name in _DENSENETS:
+        return DenseNetBackbone(name, num_classes, in_channels)
+    return VGGBackbone(name, num_classes, in_channels)
+
+
+def check_attention(name: str, attention: str) -> None:
+    """Refuse attention in a backbone that has no place for it, with a ValueError that has those that do."""
+    if attention != "none" and name not in _RESNETS:
         raise ValueError(
             f"attention={attention!r} goes into residual blocks, and {name} has none: "
             f"use attention='none', or one of the backbones {', '.join(_RESNETS)}"
         )
-    if name in _DENSENETS:
-        return DenseNetBackbone(name, num_classes, in_channels)
-    return VGGBackbone(name, num_classes, in_channels)
 
 
 def check_image_size(name: str, image_size: int) -> None:

@@ -98,6 +98,16 @@ _MODULES: dict[str, Callable[[int], nn.Module]] = {
 ATTENTIONS = tuple(_MODULES)
 
 
+def attention_places(name: str, channels: int) -> tuple[nn.Module, nn.Module]:
+    """The modules of a residual block after its second convolution, before its norm, and before the addition.
+
+    One of the two does nothing. SimAM's authors have it in the first place (of a bottleneck, in its inner width), those
+    of the others in the second, which has so many `channels`.
+    """
+    module = build_attention(name, channels)
+    return (module, nn.Identity()) if name == "simam" else (nn.Identity(), module)
+
+
 def build_attention(name: str, channels: int) -> nn.Module:
     """Make the module of one residual block; ValueError: `name` is not one of `ATTENTIONS`."""
     return _MODULES[one_of("attention", name, ATTENTIONS)](channels)
