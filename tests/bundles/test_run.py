@@ -186,6 +186,36 @@ def test_a_second_run_of_the_same_seed_is_the_same_and_replaces_the_first(case, 
     assert histories[0] == histories[1] != histories[2]
 
 
+def test_a_strangers_files_and_an_earlier_run_are_refused_before_anything_is_read(case, trained, tmp_path):
+    (tmp_path / "masks").mkdir()
+    (tmp_path / "masks" / "a.png").write_text("mine")
+    before = snapshot(tmp_path)
+    training = workflow(case, **small(case, "nowhere.json", tmp_path, overwrite=True))
+    says(refused(training.run), "holds masks", "no run of ours wrote", "a new folder")
+    images = {"dataset_dir": str(tmp_path), "ckpt_path": str(trained / "model.pt"), "device": "cpu"}
+    says(refused(workflow(case, "inference", output_dir=str(tmp_path / "out"), **images).run), "inside of dataset_dir")
+    images["dataset_dir"] = "nowhere"
+    says(refused(workflow(case, "inference", output_dir=str(tmp_path), **images).run), "holds masks")
+    assert snapshot(tmp_path) == before and [p.name for p in tmp_path.iterdir()] == ["masks"]
+    before = snapshot(trained)
+    inference = workflow(case, "inference", output_dir=str(trained), overwrite=True, **images)
+    says(refused(inference.run), "belongs to an earlier training", "for this inference")
+    says(refused(workflow(case, **small(case, "nowhere.json", trained)).run), "resume=true continues it", "overwrite")
+    assert snapshot(trained) == before
+
+
+def test_a_run_that_ends_without_a_model_leaves_the_earlier_one_whole(case, dataset, trained, tmp_path):
+    shutil.copytree(trained, tmp_path / "out")
+    before = snapshot(tmp_path / "out")
+    with pytest.raises(KeyboardInterrupt):
+        train_alone(case, dataset, tmp_path / "out", stop_at=2, overwrite=True)
+    assert snapshot_of_run(tmp_path / "out") == before
+
+
+def snapshot_of_run(folder):
+    return {name: content for name, content in snapshot(folder).items() if not name.startswith(".run")}
+
+
 def outcome_of(case, dataset, folder, **settings):
     """Losses and weights of a training, in memory alone: a checkpoint takes longer than an epoch."""
     run = workflow(case, **small(case, dataset, folder, **{"max_epochs": 1, **settings}))

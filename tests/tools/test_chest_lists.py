@@ -75,7 +75,7 @@ def data(tmp_path: Path) -> Path:
 def make(data: Path, *args: Any) -> dict[str, Any]:
     output = data.parent / "out" / "list.json"
     argv = ["chest", "--root", data, *args, "--output", output]
-    assert make_data_lists.main([*map(str, argv)]) == 0
+    assert make_data_lists.main([*map(str, argv), "--overwrite"]) == 0
     read_datalist(output, data)
     return json.loads(output.read_text())
 
@@ -358,7 +358,7 @@ def test_copies_across_places_are_refused(data: Path, capsys: pytest.CaptureFixt
 def test_lists_of_this_repository_are_made_again(real_data: Path, tmp_path: Path) -> None:
     sets = ("--classification", "kermany_224", "--segmentation", "shenzhen_256", "--cross_segmentation", "jsrt_224")
     args = ["chest", "--root", str(real_data / "chest_xray"), *sets, "--output_dir", str(tmp_path)]
-    assert make_data_lists.main([*args, "--class_labels", "100", "--mask_labels", "10"]) == 0
+    assert make_data_lists.main([*args, "--class_labels", "100", "--mask_labels", "10", "--overwrite"]) == 0
     (made,) = tmp_path.iterdir()
     assert made.read_text() == (ROOT / "data_lists" / made.name).read_text()
     content, whole = (

@@ -47,7 +47,7 @@ def rows_of(number: int = 30, **columns: Any) -> list[dict[str, Any]]:
 
 def make(tmp_path: Path, *args: Any) -> dict[str, Any]:
     output = tmp_path / "out" / "list.json"
-    assert make_data_lists.main([*map(str, args), "--output", str(output)]) == 0
+    assert make_data_lists.main([*map(str, args), "--output", str(output), "--overwrite"]) == 0
     return json.loads(output.read_text())
 
 
@@ -246,6 +246,21 @@ def test_seed_decides_and_order_of_rows_does_not(tmp_path: Path) -> None:
     again = make(tmp_path, "csv", write_csv(tmp_path / "t.csv", rows[::-1], images=False))
     other = make(tmp_path, "csv", tmp_path / "t.csv", "--seed", 1)
     assert data == again and data["training"] != other["training"]
+
+
+def test_a_list_is_replaced_only_if_asked_and_only_if_this_tool_has_made_it(tmp_path: Path, capsys: Any) -> None:
+    path, output = write_csv(tmp_path / "t.csv", rows_of()), tmp_path / "list.json"
+    command = ["csv", path, "--output", output]
+    for _ in range(2):  # the same again is no loss
+        assert make_data_lists.main([*map(str, command)]) == 0
+    before = output.read_bytes()
+    assert "with other images, splits or options (seed 0): --overwrite" in fail(capsys, *command, "--seed", 1)
+    assert output.read_bytes() == before
+    assert make_data_lists.main([*map(str, command), "--seed", "1", "--overwrite"]) == 0
+    for content in (b'{"training": []}', b"mine", output.read_bytes() + b" "):
+        output.write_bytes(content)
+        assert "not as this tool writes lists" in fail(capsys, *command, "--overwrite")
+        assert output.read_bytes() == content
 
 
 def test_nested_budgets(tmp_path: Path) -> None:

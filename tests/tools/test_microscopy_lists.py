@@ -41,7 +41,7 @@ def write(path: Path, image: Image.Image | int) -> None:
 
 def run(tmp_path: Path, *args: Any) -> dict[str, Any]:
     output = tmp_path / "out.json"
-    assert make_data_lists.main([*map(str, args), "--output", str(output)]) == 0
+    assert make_data_lists.main([*map(str, args), "--output", str(output), "--overwrite"]) == 0
     return json.loads(output.read_text())
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import io
 import json
 import os
 import shlex
@@ -108,11 +109,12 @@ def pack(args: argparse.Namespace) -> None:
     problems.fail_if_problems()
     if "labels" in data:
         arrays["classes"] = np.array(list(data["labels"].values()), dtype=np.str_)
-    if os.path.lexists(args.output) and not (args.overwrite and is_packed(Path(args.output))):
-        raise ListError(
-            f"{args.output} is there already: --overwrite replaces what was packed before; nothing was written"
-        )
-    write_whole(args.output, lambda file: np.savez_compressed(file, **arrays))  # type: ignore[arg-type]
+    content, output = io.BytesIO(), Path(args.output)
+    np.savez_compressed(content, **arrays)  # type: ignore[arg-type]
+    same = output.is_file() and output.read_bytes() == content.getvalue()
+    if os.path.lexists(output) and not (same or (args.overwrite and is_packed(output))):
+        raise ListError(f"{output} is there already: --overwrite replaces what was packed before")
+    write_whole(output, lambda file: file.write(content.getvalue()))
     print(*notes, *(f"{name}: {array.dtype} {array.shape}" for name, array in arrays.items()), sep="\n")
     print(f"wrote {args.output}", "next:", sep="\n")
     print(f"  {train_command('lsanet')} --dataset {shlex.quote(args.output)}")
