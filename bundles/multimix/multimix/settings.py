@@ -43,6 +43,7 @@ class Training(TrainingSettings):
     reuse_labelled: bool = setting("labelled images are in the unlabelled streams too", only_with=_PSEUDO_LABELS)
     method: str = setting("what is trained: one task alone, or both, with or without labels", options=METHODS)
     dropout: float = setting("after each block of the encoder", ge=0, lt=1)
+    decoder_dropout: float = setting("after each block of the decoder", ge=0, lt=1, only_with=_SEGMENTS)
     confidence_threshold: float = setting(
         "t, from which on a pseudo-label counts", ge=0, le=1, only_with=_PSEUDO_LABELS
     )
@@ -78,6 +79,9 @@ class Training(TrainingSettings):
     def broken_rules(self, changed: Mapping[str, Any]) -> list[str]:
         """As in `SettingsModel`."""
         problems = super().broken_rules(changed)
+        for name, weight in (("confidence_threshold", "lambda_"), ("kl_detach_labelled", "beta")):
+            if name in changed and getattr(self, weight) == 0:
+                problems.append(f"{name}={changed[name]!r} has no effect with {weight}=0, the weight of its loss")
         try:
             check_image_size(self.image_size)
         except ValueError as error:
