@@ -67,7 +67,11 @@ def batch_of(data, step=0):
 
 def by_hand(data, method, steps=2, learning_rate=1e-3):
     """The steps written out: weights and terms after each, and the weights at the end."""
-    network, loss, prepare = network_of(method, dropout=0.0, decoder_dropout=0.0).train(), MultiMixLoss(), PrepareStreams()
+    network, loss, prepare = (
+        network_of(method, dropout=0.0, decoder_dropout=0.0).train(),
+        MultiMixLoss(),
+        PrepareStreams(),
+    )
     optimizer = torch.optim.SGD(network.parameters(), learning_rate)
     weights, terms = [], []
     for step in range(steps):

@@ -136,7 +136,10 @@ def step_benchmarks(options: Options) -> Iterator[Benchmark]:
     for size in options.image_sizes:
         batch_size = options.batch_size or 10
         step = random_step(batch_size, size, options.device)
-        networks = {"all streams through everything": PlainMultiMix(), "streams apart": MultiMixNet(decoder_dropout=0.0)}
+        networks = {
+            "all streams through everything": PlainMultiMix(),
+            "streams apart": MultiMixNet(decoder_dropout=0.0),
+        }
         yield Benchmark(
             "step",
             "ms/step",

@@ -24,9 +24,9 @@ class Augment:
     """Random views of a batch; each image has its own draws.
 
     "weak": mirrored left to right with probability 0.5, and cropped at a random place back to its size after reflect
-    padding. "strong": the same with less padding, then two operations of `operations.POOL`, perhaps one twice,
-    each applied with probability 0.5. Geometric operations, mirroring and crop move the masks with the images; intensity operations leave
-    masks alone.
+    padding. "strong": the same with less padding, then two operations of `operations.POOL`, perhaps one twice, each
+    applied with probability 0.5. Geometric operations, mirroring and crop move the masks with the images; intensity
+    operations leave masks alone.
 
     The global random states of Python, numpy and torch are neither used nor changed.
     """

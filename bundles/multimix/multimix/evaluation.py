@@ -19,6 +19,7 @@ from .losses import UNKNOWN
 from .mask_metrics import mask_scores, summarise
 from .mask_output import read_grid
 from .outcomes import ChestOutcome, write_masks
+from .plausibility import SHAPE_COLUMNS, oddities, shape_of, warn_of_odd
 from .predictions import mask_uncertainty
 from .run_report import write_run_report
 from .shipped import ShippedMultiMix, split_output
@@ -129,6 +130,7 @@ class Evaluation(RunEvaluation[ChestOutcome]):
                 probabilities=None if outcome.logits is None else outcome.probabilities,
                 uncertainty=outcome.uncertainty,
             )
+            odd: list[tuple[str, str]] = []
             for index, (row, entry) in enumerate(zip(predicted, part.entries, strict=True)):
                 label = part.labels[index]
                 known = {
@@ -138,7 +140,12 @@ class Evaluation(RunEvaluation[ChestOutcome]):
                     "label": "" if label == UNKNOWN else self.data.classes[label],
                 }
                 figures = {key: f"{value:.6g}" for key, value in outcome.mask_rows.get(index, {}).items()}
+                if outcome.masks is not None:
+                    shape = shape_of((outcome.masks[index] > 0.5).numpy(), part.images[index])
+                    figures |= {key: f"{shape[key]:.6g}" for key in SHAPE_COLUMNS} | {"implausible": oddities(shape)}
+                    odd += [(entry.file, figures["implausible"])] if figures["implausible"] else []
                 rows.append({**known, **row, **figures})
+            warn_of_odd(f"predicted masks of {name}", odd, len(predicted))
         return rows
 
     def _beside_validation(self, outcomes: Mapping[str, ChestOutcome]) -> list[str]:

@@ -54,7 +54,9 @@ class ShippedMultiMix(MultiMixNet):
 def build_shipped(info: Mapping[str, Any], **changes: Any) -> ShippedMultiMix:
     """The network that `model.pt` has the weights of, see `model_info.network_arguments`."""
     # Dropout is of training: a description need not have it.
-    return ShippedMultiMix(**network_arguments(ShippedMultiMix, {"dropout": 0.0, "decoder_dropout": 0.0, **info}, changes))
+    return ShippedMultiMix(
+        **network_arguments(ShippedMultiMix, {"dropout": 0.0, "decoder_dropout": 0.0, **info}, changes)
+    )
 
 
 def init_network(network: MultiMixNet, ckpt_path: str | None, decoder_only: bool = False) -> MultiMixNet:
