@@ -205,3 +205,14 @@ def test_no_first_weights_leave_the_network_alone():
     before = [p.clone() for p in network.parameters()]
     assert init_network(network, None) is network
     assert all(torch.equal(a, b) for a, b in zip(before, network.parameters(), strict=True))
+
+
+def test_weights_for_other_classes_give_all_but_the_classifier(tmp_path, caplog):
+    earlier = MultiMixNet(method="umtls", num_classes=2)
+    torch.save(earlier.state_dict(), tmp_path / "model.pt")
+    network = init_network(MultiMixNet(method="umtls", num_classes=3), str(tmp_path / "model.pt"))
+    assert "other classes: branch.linear start anew" in caplog.text
+    for name, weight in network.state_dict().items():
+        assert name.startswith("branch.") or torch.equal(weight, earlier.state_dict()[name])
+    with pytest.raises(ValueError, match=r"does not fit this network.*bridge"):
+        init_network(MultiMixNet(method="umtl"), str(tmp_path / "model.pt"))
