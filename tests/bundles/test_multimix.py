@@ -54,6 +54,7 @@ def test_written_masks_have_the_size_of_their_images_and_the_dice_of_their_rows(
     for row in rows:
         predicted = np.asarray(Image.open(trained / "masks" / row["file"])) > 0
         reference = np.asarray(Image.open(dataset.parent / f"mask{row['file']}")) > 0
+        assert {"components", "area_fraction", "border_fraction", "air_fraction", "implausible"} <= row.keys()
         dice = 2 * (predicted & reference).sum() / (predicted.sum() + reference.sum())
         assert float(row["dice"]) == pytest.approx(dice, abs=1e-5)
 
@@ -159,6 +160,7 @@ def test_a_server_gets_the_mask_that_a_run_writes(case, bundle, tmp_path, name, 
     for label, score in data["result"]["probabilities"].items():
         assert score == pytest.approx(float(row[f"p_{label}"]), abs=1e-6)
     assert data["result"]["uncertainty"] == pytest.approx(float(row["uncertainty"]), abs=1e-6)
+    assert data["result"]["implausible"] == row["implausible"]
     json.dumps(data["result"])
     assert data.get("result_extension") == (None if name.endswith(".png") else ".png")
     assert isinstance(data["image"], MetaTensor)
@@ -216,6 +218,15 @@ def test_a_lung_that_vanishes_at_the_size_of_the_network_is_no_divergence(case, 
     big[100:102, 100:102] = 255
     write_mask(tmp_path / "mask4.png", big)
     says(refused(data_of, case, tmp_path, content), "mask4.png", "image_size")
+
+
+def test_inverted_masks_are_refused_and_those_unlike_lungs_named(case, tmp_path, content, caplog):
+    write_mask(tmp_path / "mask3.png", np.where(np.asarray(Image.open(tmp_path / "mask3.png")) > 0, 0, 255))
+    says(refused(data_of, case, tmp_path, content), "mask3.png", "of its border", "is the mask inverted?")
+    write_mask(tmp_path / "mask3.png", LUNGS == 150)
+    data_of(case, tmp_path, content)
+    assert "reference masks are unlike lungs" in caplog.text
+    assert "mask3.png (1 separate parts instead of 2" in caplog.text
 
 
 def test_resuming_with_other_masks_is_refused(case, tmp_path, content):

@@ -77,7 +77,7 @@ def test_palette_is_read_by_index(tmp_path: Path) -> None:
     picture.putpalette([255, 255, 255, 0, 0, 0])
     picture.save(tmp_path / "swapped.png")
     picture.save(tmp_path / "swapped.gif")
-    assert np.array_equal(read_mask([tmp_path / "swapped.gif"]), ~BINARY)
+    assert np.array_equal(read_stored(tmp_path / "swapped.gif") > 0, ~BINARY)
     picture.putpalette([0, 90, 0, 200, 0, 0])  # of a GIF with colours, too, the indices count
     picture.save(tmp_path / "coloured.gif")
     indices = np.asarray(Image.open(tmp_path / "coloured.gif"))
@@ -178,8 +178,13 @@ def test_masks_are_joined(tmp_path: Path) -> None:
         (LUNGS, [1], r"no lungs in the mask: it holds 0 \(35 pixels\), 150 .* and mask_values is \[1\]"),
         (BINARY + np.uint8(1), None, r"1 \(36 pixels\), 2 \(18 pixels\), expected 0 and one other"),
         (np.arange(H * W, dtype=np.uint8).reshape(H, W), None, "54 values, the most frequent of them"),
-        (np.full((H, W), 255, np.uint8), None, "100% of the image would be lung; is the mask inverted"),
-        (LUNGS, [0, 150, 200], "98% of the image would be lung"),
+        (
+            np.full((H, W), 255, np.uint8),
+            None,
+            "100% of the image and 100% of its border would be lung; is the mask inverted",
+        ),
+        (LUNGS, [0, 150, 200], "98% of the image and .* would be lung"),
+        (LUNGS, [0], "65% of the image and .* would be lung; is the mask inverted"),
     ],
 )
 def test_refused_values(tmp_path: Path, pixels: np.ndarray, values: list[int] | None, message: str) -> None:
@@ -187,10 +192,12 @@ def test_refused_values(tmp_path: Path, pixels: np.ndarray, values: list[int] | 
         read_mask([save(tmp_path / "m.png", pixels)], values)
 
 
-def test_up_to_nine_tenths_is_no_inversion(tmp_path: Path) -> None:
+def test_lungs_that_fill_a_cropped_image_are_no_inversion(tmp_path: Path) -> None:
     pixels = np.zeros((10, 10), np.uint8)
-    pixels[:9] = 255
-    assert read_mask([save(tmp_path / "m.png", pixels)]).mean() == 0.9
+    pixels[1:, 1:] = 255
+    pixels[1:, 9] = 0
+    pixels[9, 1:7] = 0
+    assert read_mask([save(tmp_path / "m.png", pixels)]).mean() == 0.66
 
 
 def test_other_size_than_the_image(tmp_path: Path) -> None:

@@ -227,7 +227,7 @@ def test_masks_move_with_their_images(kind):
     """Images that are their own masks: where both are moved alike, they stay so up to the interpolated edge."""
     blobs = torch.stack([unit(grey(seed=seed)) > 0.5 for seed in range(60)])
     augment = Augment(kind)
-    for name, transform in zip(POOL, augment.strong.transforms, strict=True):
+    for name, transform in zip(POOL, augment.operations.transforms, strict=True):
         if name in INTENSITY:  # would change the images alone
             transform.change = lambda sample, *_: sample
     augment.seed(1)
@@ -258,26 +258,27 @@ def test_masks_change_nothing_about_the_images(kind):
 # The composition
 
 
-def test_strong_is_weak_then_two_of_the_pool():
+def test_strong_is_mirror_and_crop_then_two_of_the_pool_drawn_with_replacement():
     weak, some = Augment("strong").transform.transforms
+    assert (weak.padding * 256, Augment("weak").crop.padding * 256) == (4, 32)  # as the authors have it
     assert isinstance(weak, RandFlipCrop) and isinstance(some, SomeOf)
     assert [some.min_num_transforms, some.max_num_transforms, len(some.transforms)] == [NUM_OPERATIONS, 2, len(POOL)]
-    assert not some.replace and [weak.prob, *(operation.prob for operation in some.transforms)] == [0.5] * 14
+    assert some.replace and [weak.prob, *(operation.prob for operation in some.transforms)] == [0.5] * 14
 
 
-def test_two_different_operations_are_drawn_equally_often():
+def test_pairs_of_operations_are_drawn_equally_often():
     augment = Augment("strong")
     drawn: list[int] = []
-    for number, transform in enumerate(augment.strong.transforms):
+    for number, transform in enumerate(augment.operations.transforms):
         transform.prob, transform.magnitudes = 1, None
         transform.change = lambda sample, number=number: drawn.append(number) or sample
     augment.seed(0)
     augment({"image": torch.zeros(2000, 1, 2, 2)})
     pairs = [tuple(drawn[i : i + 2]) for i in range(0, len(drawn), 2)]
-    assert len(pairs) == 2000 and all(first != second for first, second in pairs)
+    assert len(pairs) == 2000 and 100 < sum(first == second for first, second in pairs) < 210  # 154 expected
     counts = Counter(drawn)
     assert (
-        len(counts) == 13 and len(set(pairs)) == 13 * 12 and min(counts.values()) > 230 and max(counts.values()) < 390
+        len(counts) == 13 and len(set(pairs)) == 13 * 13 and min(counts.values()) > 230 and max(counts.values()) < 390
     )  # 308 expected
 
 
@@ -317,9 +318,9 @@ def test_ranges_of_the_magnitudes(name, low, high):
 
 
 def test_each_image_has_its_own_views():
-    for kind in ("weak", "strong"):
+    for kind, least in {"weak": 30, "strong": 20}.items():  # a strong view may be little but mirrored
         views = views_of(kind, unit(grey()).expand(30, 1, -1, -1))
-        assert len({view.numpy().tobytes() for view in views}) == 30
+        assert len({view.numpy().tobytes() for view in views}) >= least
 
 
 # Seeds

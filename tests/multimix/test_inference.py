@@ -23,6 +23,7 @@ from label_efficient.networks.weights import save_model
 from multimix.data import load_data
 from multimix.mask_output import mask_names, outline, read_grid, write_mask
 from multimix.network import METHODS
+from multimix.plausibility import SHAPE_COLUMNS
 from multimix.predictions import interpret
 from multimix.shipped import ShippedMultiMix
 from multimix.streams import PartSet
@@ -236,7 +237,7 @@ def test_a_folder_of_all_kinds(pictures, tmp_path):
     by_file = {row["file"]: row for row in rows}
     assert list(rows[0]) == [
         "file", "pred", "p_NORMAL", "p_PNEUMONIA", "uncertainty", "lung_area_px", "lung_area_mm2", "left_fraction",
-        "right_fraction", "split", "mask", "error",
+        "right_fraction", "split", *SHAPE_COLUMNS, "implausible", "mask", "error",
     ]  # fmt: skip
     masks = {file: row["mask"] for file, row in by_file.items()}
     assert masks == {
@@ -330,8 +331,8 @@ def test_empty_masks_are_counted_and_named(pictures, tmp_path, caplog):
     weights, _ = _weights(tmp_path, lung_bias=-100.0)
     rows = _run(pictures / "sub", weights, tmp_path / "out", overlays=True)
     assert (rows[0]["lung_area_px"], rows[0]["split"], rows[0]["error"]) == ("0", "none", "")
-    assert "no lung was found in 1 images: colour.bmp" in caplog.text
-    assert "no lung was found in" in (tmp_path / "out" / "report.html").read_text()
+    assert caplog.text.count("colour.bmp: the mask is implausible: no lung was found") == 1
+    assert "no lung was found" in (tmp_path / "out" / "report.html").read_text()
     assert not _mask(tmp_path / "out" / "masks" / "colour.png").any()
 
 

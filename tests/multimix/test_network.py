@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from multimix.network import METHODS, WIDTHS, MultiMixNet, check_image_size
-from multimix.shipped import ShippedMultiMix, init_network, split_output
+from multimix.shipped import ShippedMultiMix, build_shipped, init_network, split_output
 
 SIZE = 32
 
@@ -105,9 +105,9 @@ def test_predictions_equal_those_of_plain_modules(method):
     assert not output and next(weights, None) is None
 
 
-def test_dropout_is_of_the_encoder_and_of_training_only():
+def test_dropout_is_of_both_halves_and_of_training_only():
     torch.manual_seed(0)
-    network = MultiMixNet(dropout=0.25)
+    network = MultiMixNet(dropout=0.25, decoder_dropout=0.5)
     image = images(4)
     first, second = network.encoder(image), network.encoder(image)
     assert not torch.equal(first[0], second[0])
@@ -119,16 +119,21 @@ def test_dropout_is_of_the_encoder_and_of_training_only():
     # What is kept of the first block is scaled up.
     survivors = first[0] != 0
     torch.testing.assert_close(first[0][survivors], kept[0][survivors] / 0.75)
-    # The decoder drops nothing.
+    dropped: list[float] = []
+    for block in network.decoder.blocks:
+        block.register_forward_hook(lambda _, __, features: dropped.append(float((features == 0).float().mean())))
     saliency = network.saliency_map(image)
+    network.decoder(kept, image, saliency)
     network.train()
-    assert torch.equal(network.decoder(kept, image, saliency), network.decoder(kept, image, saliency))
+    network.decoder(kept, image, saliency)
+    assert max(dropped[:4]) < 0.01 and all(share == pytest.approx(0.5, abs=0.02) for share in dropped[4:])
+    assert not any(block.dropout for block in build_shipped({"method": "umtls", "classes": "ab"}).decoder.blocks)
 
 
 @pytest.mark.parametrize("method", METHODS)
 def test_streams_give_what_each_alone_gives(method):
     torch.manual_seed(2)
-    network = MultiMixNet(method=method, dropout=0.0)
+    network = MultiMixNet(method=method, dropout=0.0, decoder_dropout=0.0)
     classifies, segments, _ = KIND[method]
     names = (
         *(("mask_labelled",) if segments else ()),
@@ -200,3 +205,14 @@ def test_no_first_weights_leave_the_network_alone():
     before = [p.clone() for p in network.parameters()]
     assert init_network(network, None) is network
     assert all(torch.equal(a, b) for a, b in zip(before, network.parameters(), strict=True))
+
+
+def test_weights_for_other_classes_give_all_but_the_classifier(tmp_path, caplog):
+    earlier = MultiMixNet(method="umtls", num_classes=2)
+    torch.save(earlier.state_dict(), tmp_path / "model.pt")
+    network = init_network(MultiMixNet(method="umtls", num_classes=3), str(tmp_path / "model.pt"))
+    assert "other classes: branch.linear start anew" in caplog.text
+    for name, weight in network.state_dict().items():
+        assert name.startswith("branch.") or torch.equal(weight, earlier.state_dict()[name])
+    with pytest.raises(ValueError, match=r"does not fit this network.*bridge"):
+        init_network(MultiMixNet(method="umtl"), str(tmp_path / "model.pt"))

@@ -67,7 +67,11 @@ def batch_of(data, step=0):
 
 def by_hand(data, method, steps=2, learning_rate=1e-3):
     """The steps written out: weights and terms after each, and the weights at the end."""
-    network, loss, prepare = network_of(method, dropout=0.0).train(), MultiMixLoss(), PrepareStreams()
+    network, loss, prepare = (
+        network_of(method, dropout=0.0, decoder_dropout=0.0).train(),
+        MultiMixLoss(),
+        PrepareStreams(),
+    )
     optimizer = torch.optim.SGD(network.parameters(), learning_rate)
     weights, terms = [], []
     for step in range(steps):
@@ -83,7 +87,7 @@ def by_hand(data, method, steps=2, learning_rate=1e-3):
 
 @pytest.mark.parametrize("method", ["unet", "enc", "multimix"])
 def test_trainer_makes_the_steps_and_reports_their_terms(method, demo):
-    network = network_of(method, dropout=0.0)
+    network = network_of(method, dropout=0.0, decoder_dropout=0.0)
     before = [p.detach().clone() for p in network.parameters()]
     loss = MultiMixLoss()
     trainer = trainer_of(demo[method], network, loss=loss)
@@ -119,7 +123,7 @@ def test_pseudo_label_accuracy_is_over_all_steps_with_a_known_one(counts, accura
 
 
 def test_a_diverged_epoch_is_an_error(demo):
-    network = network_of(dropout=0.0)
+    network = network_of(dropout=0.0, decoder_dropout=0.0)
     network.branch.linear.bias.data.fill_(float("nan"))
     with pytest.raises(ValueError, match=r"training diverged: the loss is nan in epoch 1.*learning_rate"):
         trainer_of(demo["multimix"], network, steps=1).run()
@@ -171,7 +175,7 @@ def test_masks_move_with_their_images(demo):
 
 
 def test_mixed_precision_on_a_cpu_trains_almost_the_same(demo):
-    network = network_of(dropout=0.0)
+    network = network_of(dropout=0.0, decoder_dropout=0.0)
     trainer = trainer_of(demo["multimix"], network, amp=True)
     trainer.run()
     weights, terms = by_hand(demo["multimix"], "multimix")

@@ -21,6 +21,7 @@ from .losses import UNKNOWN
 from .mask_metrics import mask_scores, summarise
 from .mask_output import read_grid
 from .outcomes import ChestOutcome, write_masks
+from .plausibility import SHAPE_COLUMNS, oddities, shape_of, warn_of_odd
 from .predictions import mask_uncertainty
 from .run_report import write_run_report
 from .shipped import ShippedMultiMix, split_output
@@ -135,6 +136,7 @@ class Evaluation(RunEvaluation[ChestOutcome]):
                 uncertainty=outcome.uncertainty,
                 decide=self.decision,
             )
+            odd: list[tuple[str, str]] = []
             for index, (row, entry) in enumerate(zip(predicted, part.entries, strict=True)):
                 label = part.labels[index]
                 known = {
@@ -144,7 +146,12 @@ class Evaluation(RunEvaluation[ChestOutcome]):
                     "label": "" if label == UNKNOWN else self.data.classes[label],
                 }
                 figures = {key: f"{value:.6g}" for key, value in outcome.mask_rows.get(index, {}).items()}
+                if outcome.masks is not None:
+                    shape = shape_of((outcome.masks[index] > 0.5).numpy(), part.images[index])
+                    figures |= {key: f"{shape[key]:.6g}" for key in SHAPE_COLUMNS} | {"implausible": oddities(shape)}
+                    odd += [(entry.file, figures["implausible"])] if figures["implausible"] else []
                 rows.append({**known, **row, **figures})
+            warn_of_odd(f"predicted masks of {name}", odd, len(predicted))
         return rows
 
     def _beside_validation(self, outcomes: Mapping[str, ChestOutcome]) -> list[str]:

@@ -18,6 +18,7 @@ from .inference_report import MASK_COLUMNS, preview_of, write_inference_report
 from .mask_metrics import lung_areas
 from .mask_output import mask_names, read_grid, save_outline, write_mask
 from .network import METHODS
+from .plausibility import oddities, shape_of
 from .predictions import Prediction, interpret, original_mask
 from .shipped import ShippedMultiMix
 from .transforms import Preprocess
@@ -70,13 +71,15 @@ class PredictionWriter(InferenceWriter):
         self.overlays = overlays
         self.prediction: Prediction
         self.heat: torch.Tensor | None = None
-        self.empty: list[str] = []
+        self.images: torch.Tensor
         self.mask_columns: dict[int, dict[str, Any]] = {}
         self.previews: list[tuple[float, int, np.ndarray | None]] = []  # a heap, the most certain first
+        self.odd: dict[int, np.ndarray] = {}  # small masks of the first implausible ones
 
     def interpret(self, output: Mapping[str, Any]) -> tuple[torch.Tensor | None, torch.Tensor]:
         """Probabilities of the classes and uncertainty; masks and maps of the batch are kept for its jobs."""
         self.prediction = interpret(output["pred"], self.method, self.temperature)
+        self.images = torch.as_tensor(output["image"])[:, 0].float().cpu()
         if self.saliency:
             with torch.no_grad():
                 self.heat = self.network.encode(output["image"])[2][:, 0].float().cpu()
@@ -85,10 +88,16 @@ class PredictionWriter(InferenceWriter):
     def job(self, index: int, place: int, batch: Mapping[str, Any]) -> Callable[[], Any]:
         """Writes the mask and the overlays."""
         lung, heat = (None if part is None else part[place] for part in (self.prediction.lung, self.heat))
-        return partial(self._write, index, lung, heat, *batch["size"][place].tolist())
+        return partial(self._write, index, lung, heat, self.images[place], *batch["size"][place].tolist())
 
     def _write(
-        self, index: int, lung: torch.Tensor | None, heat: torch.Tensor | None, height: int, width: int
+        self,
+        index: int,
+        lung: torch.Tensor | None,
+        heat: torch.Tensor | None,
+        image: torch.Tensor,
+        height: int,
+        width: int,
     ) -> tuple[dict[str, Any], np.ndarray | None]:
         """Write the files of one image; its columns of the table, and its mask for the contact sheet."""
         file, path = self.files[index], self.paths[index]
@@ -106,7 +115,9 @@ class PredictionWriter(InferenceWriter):
         write_mask(self.run_folder.file(f"masks/{self.names[file]}"), mask, grid)
         if self.overlays and picture is not None:
             save_outline(self.run_folder.file(f"overlays/{drawn}"), image=picture, mask=mask)
-        return {**lung_areas(mask, grid.spacing), "mask": f"masks/{self.names[file]}"}, preview_of(mask)
+        shape = shape_of((lung > 0.5).numpy(), image.numpy())
+        columns = {**shape, "implausible": oddities(shape), **lung_areas(mask, grid.spacing)}
+        return {**columns, "mask": f"masks/{self.names[file]}"}, preview_of(mask)
 
     def collect(self) -> tuple[int, Any]:
         """Keep the columns of the oldest job's image, and small masks of the least certain images."""
@@ -114,6 +125,8 @@ class PredictionWriter(InferenceWriter):
         if result is None:
             return index, None
         self.mask_columns[index], preview = result
+        if self.mask_columns[index].get("implausible") and len(self.odd) < self.contact_sheet:
+            self.odd[index] = preview
         if self.contact_sheet:
             heapq.heappush(self.previews, (self.uncertainty[index], -index, preview))
             if len(self.previews) > self.contact_sheet:
@@ -130,10 +143,8 @@ class PredictionWriter(InferenceWriter):
             columns = {name: found.get(name, "") for name in MASK_COLUMNS}
             shown = {name: f"{value:.10g}" if isinstance(value, float) else value for name, value in columns.items()}
             complete.append({**row, **shown, "error": error})
-        self.empty = [row["file"] for row in complete if row["lung_area_px"] == "0"]
-        if self.empty:
-            some = ", ".join(self.empty[:5]) + (" ..." if len(self.empty) > 5 else "")
-            logger.warning("no lung was found in %d images: %s", len(self.empty), some)
+        for file, why in dict((row["file"], row["implausible"]) for row in complete if row["implausible"]).items():
+            logger.warning("%s: the mask is implausible: %s", file, why)
         return complete
 
     def report(self, rows: list[dict[str, Any]], bad: list[tuple[str, str]]) -> None:
@@ -146,7 +157,7 @@ class PredictionWriter(InferenceWriter):
             classes=self.classes,
             decision=self.decision,
             least_certain=[(rows[index], self.paths[index], previews[index]) for index in chosen],
-            empty=self.empty,
+            implausible=[(rows[index], self.paths[index], preview) for index, preview in self.odd.items()],
             bad=bad,
             settings=self.settings,
         )

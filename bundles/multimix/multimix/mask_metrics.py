@@ -22,7 +22,7 @@ FIGURES = (
 SSIM_WINDOW = 11
 # Of 813 reference masks (JSRT, Shenzhen), the smallest lung holds 9.3 % of the mask's area, the largest fragment
 # that is no lung 0.07 %, and a single lung has at most 10 % of its area beyond the middle of the image.
-_SMALLEST_LUNG = 0.02
+SMALLEST_LUNG = 0.02
 _LARGEST_OVERHANG = 0.15
 
 
@@ -143,7 +143,7 @@ def _right_fraction(mask: np.ndarray, area: int) -> tuple[float, str]:
     centroids = np.bincount(index, weights=columns_of, minlength=count) / areas
     columns = [box[1] for box in ndimage.find_objects(components)]
 
-    large = [k for k in np.argsort(-areas, kind="stable") if areas[k] >= _SMALLEST_LUNG * area]
+    large = [k for k in np.argsort(-areas, kind="stable") if areas[k] >= SMALLEST_LUNG * area]
     if len(large) > 1:
         one, other = large[:2]
         nested = any(columns[a].start <= centroids[b] <= columns[a].stop - 1 for a, b in ((one, other), (other, one)))

@@ -101,14 +101,15 @@ class Decoder(nn.Module):
     With `bridge` the image and its saliency map, averaged over 8 x 8 pixels, are two more channels of the first step.
     """
 
-    def __init__(self, bridge: bool) -> None:
+    def __init__(self, bridge: bool, dropout: float = 0.0) -> None:
         super().__init__()
         self.bridge = bridge
         self.stride = BRIDGE_STRIDE
         deeper, skips = WIDTHS[:0:-1], WIDTHS[-2::-1]
         extra = (2 if bridge else 0, 0, 0, 0)
         self.blocks = nn.ModuleList(
-            ConvBlock(below + skip + more, skip) for below, skip, more in zip(deeper, skips, extra, strict=True)
+            ConvBlock(below + skip + more, skip, dropout)
+            for below, skip, more in zip(deeper, skips, extra, strict=True)
         )
         self.to_mask = nn.Conv2d(WIDTHS[0], 1, 1)
 
@@ -129,12 +130,14 @@ class Decoder(nn.Module):
 class MultiMixNet(nn.Module):
     """Encoder, classification branch, decoder and saliency bridge, as far as the method (of `METHODS`) has them."""
 
-    def __init__(self, *, method: str = "multimix", num_classes: int = 2, dropout: float = 0.25) -> None:
+    def __init__(
+        self, *, method: str = "multimix", num_classes: int = 2, dropout: float = 0.25, decoder_dropout: float = 0.25
+    ) -> None:
         super().__init__()
         self.method = METHODS[one_of("method", method, METHODS)]
         self.encoder = Encoder(dropout)
         self.branch: Any = ClassBranch(num_classes) if self.method.classifies else None
-        self.decoder: Any = Decoder(self.method.bridge) if self.method.segments else None
+        self.decoder: Any = Decoder(self.method.bridge, decoder_dropout) if self.method.segments else None
 
     def forward(self, images: Mapping[str, torch.Tensor] | torch.Tensor) -> dict[str, torch.Tensor]:
         """What the training of a method needs, each stream on the shortest way; or everything on one batch.

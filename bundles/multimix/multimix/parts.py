@@ -13,6 +13,7 @@ from label_efficient.data.mask_files import MaskError, read_mask
 
 from .losses import UNKNOWN
 from .mask_metrics import SSIM_WINDOW
+from .plausibility import oddities, shape_of, warn_of_odd
 from .transforms import Preprocess
 
 
@@ -55,7 +56,10 @@ class Part:
 def read_part(
     entries: list[Entry], preprocess: Preprocess, num_workers: int, max_pixels: int, problems: list[str]
 ) -> Part:
-    """Read the pictures and masks of entries in threads; what is wrong with any of them is added to `problems`."""
+    """Read the pictures and masks of entries in threads; what is wrong with any of them is added to `problems`.
+
+    One warning names the masks that are unlike lungs.
+    """
     size = preprocess.image_size
     images = np.zeros((len(entries), size, size), dtype=np.uint8)
     mask_rows = np.full(len(entries), -1, dtype=np.int64)
@@ -63,6 +67,7 @@ def read_part(
     masked = [i for i, entry in enumerate(entries) if entry.masks]
     mask_rows[masked] = np.arange(len(masked))
     masks = np.zeros((len(masked), size, size), dtype=np.uint8)
+    odd: dict[int, tuple[str, str]] = {}
 
     def read(index: int) -> str | None:
         entry = entries[index]
@@ -78,12 +83,15 @@ def read_part(
                     # Its Dice would be undefined, and look like a training that has diverged.
                     names = ", ".join(map(str, entry.masks))
                     return f"{entry.at}: {names}: no lungs are left of the mask at image_size={size}"
+                if why := oddities(shape_of(masks[mask_rows[index]] == 1, images[index])):
+                    odd[index] = entry.masks[0].name, why
         except (ImageError, MaskError) as error:
             return f"{entry.at}: {error}"
         return None
 
     with ThreadPoolExecutor(max(num_workers, 1)) as pool:
         problems += [text for text in pool.map(read, range(len(entries))) if text is not None]
+    warn_of_odd("reference masks", [odd[index] for index in sorted(odd)], len(masked))
     labels = np.array([UNKNOWN if e.label is None else e.label for e in entries], dtype=np.int64)
     unknown = np.full(len(entries), UNKNOWN)
     found = None if problems else np.frombuffer(b"".join(hashes), HASH)

@@ -15,6 +15,7 @@ from label_efficient.evaluation.inference_writer import NOT_FINITE
 from label_efficient.evaluation.predictions import normalised_entropy
 
 from .mask_output import read_grid
+from .plausibility import oddities, shape_of
 from .shipped import split_output
 from .transforms import Preprocess
 
@@ -60,9 +61,10 @@ class MaskAndClassesd(MapTransform):
 
     Under the keys: C x S x S to uint8 X x Y x 1 of 0 and 1, a MetaTensor with the affine of the image's file: the
     first axis runs along a row, which is what ITK and NIfTI writers expect. `result` gets what a server says beside
-    the mask: `pred`, the name of the class, and the `decision` in words, `probabilities` by class and `uncertainty`.
-    `result_extension`, by which MONAI Label names the mask's file, becomes ".png" for images that are JPEG or BMP
-    files, unless it is given. Of a method without a mask the keys get the probabilities of the classes, (K,).
+    the mask: `pred`, the name of the class, and the `decision` in words, `probabilities` by class, `uncertainty`, and
+    in `implausible` what is unlike lungs in the mask. `result_extension`, by which MONAI Label names the mask's file,
+    becomes ".png" for images that are JPEG or BMP files, unless it is given. Of a method without a mask the keys get
+    the probabilities of the classes, (K,).
 
     Args:
         preprocess: As in the pipeline.
@@ -104,6 +106,8 @@ class MaskAndClassesd(MapTransform):
                 changed[key] = MetaTensor(scores.float())
             if prediction.lung is not None:
                 mask = original_mask(prediction.lung[0], self.preprocess, *meta["original_size"])
+                picture = np.asarray(changed[self.ref_image])[0]
+                result["implausible"] = oddities(shape_of((prediction.lung[0] > 0.5).numpy(), picture))
                 grid = read_grid(meta["filename_or_obj"])
                 voxels = torch.from_numpy(grid.to_file(mask.astype(np.uint8)))
                 changed[key] = MetaTensor(voxels, affine=torch.from_numpy(grid.affine))

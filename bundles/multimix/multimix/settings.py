@@ -43,6 +43,7 @@ class Training(TrainingSettings):
     reuse_labelled: bool = setting("labelled images are in the unlabelled streams too", only_with=_PSEUDO_LABELS)
     method: str = setting("what is trained: one task alone, or both, with or without labels", options=METHODS)
     dropout: float = setting("after each block of the encoder", ge=0, lt=1)
+    decoder_dropout: float = setting("after each block of the decoder", ge=0, lt=1, only_with=_SEGMENTS)
     confidence_threshold: float = setting(
         "t, from which on a pseudo-label counts", ge=0, le=1, only_with=_PSEUDO_LABELS
     )
@@ -81,6 +82,9 @@ class Training(TrainingSettings):
         if self.method not in _CLASSIFIES[1]:
             of_classes = [n for n in ("target_specificity", "positive_class", "operating_threshold") if n in changed]
             problems += [f"{n}={changed[n]!r} has no effect with method={self.method!r}" for n in of_classes]
+        for name, weight in (("confidence_threshold", "lambda_"), ("kl_detach_labelled", "beta")):
+            if name in changed and getattr(self, weight) == 0:
+                problems.append(f"{name}={changed[name]!r} has no effect with {weight}=0, the weight of its loss")
         try:
             check_image_size(self.image_size)
         except ValueError as error:

@@ -5,11 +5,15 @@ from typing import Any
 
 import torch
 
+from label_efficient.networks import first_weights
 from label_efficient.networks.model_info import network_arguments
-from label_efficient.networks.weights import load_weights
 
 from .network import METHODS, MultiMixNet, check_image_size
 from .saliency import encode_with_saliency
+
+WEIGHT_PARTS = first_weights.WeightParts(
+    core="encoder.", classifiers=("branch.",), optional=("decoder.",), same="the decoder's bridge (by method)"
+)
 
 
 class ShippedMultiMix(MultiMixNet):
@@ -55,17 +59,19 @@ def build_shipped(info: Mapping[str, Any], **changes: Any) -> ShippedMultiMix:
     """The network that `model.pt` has the weights of, see `model_info.network_arguments`."""
     check_image_size(info["image_size"])
     # Dropout is of training: a description need not have it.
-    return ShippedMultiMix(**network_arguments(ShippedMultiMix, {"dropout": 0.0, **info}, changes))
+    return ShippedMultiMix(
+        **network_arguments(ShippedMultiMix, {"dropout": 0.0, "decoder_dropout": 0.0, **info}, changes)
+    )
 
 
 def init_network(network: MultiMixNet, ckpt_path: str | None, decoder_only: bool = False) -> MultiMixNet:
-    """The network, with the weights of an earlier run or of the bundle if a path is given.
+    """The network, with the weights of an earlier run or of the bundle if a path is given, see `first_weights`.
 
     With `decoder_only` nothing but the decoder of a network that also classifies is trained: masks alone would change
     the encoder under a classifier that no label keeps right.
     """
     if ckpt_path is not None:
-        load_weights(network, ckpt_path)
+        first_weights.init_network(network, parts=WEIGHT_PARTS, ckpt_path=ckpt_path)
     if decoder_only and network.branch is not None:
         network.encoder.requires_grad_(False)
         network.branch.requires_grad_(False)

@@ -21,6 +21,7 @@ from label_efficient.files import open_file, printable
 
 MASK_SUFFIXES = (".png", ".tif", ".tiff", ".bmp", ".gif", ".dcm", ".nii", ".nii.gz")
 _MOST_COVERED = 0.9  # the two lungs fill 8 to 46 % of a chest X-ray
+_MOST_OF_BORDER = 0.5  # at most 6 % in 813 reference masks (JSRT, Shenzhen)
 _MAX_SHOWN = 8
 _LOSSY = "changes the values at every edge; save the mask as PNG, from its source"
 
@@ -50,7 +51,7 @@ def read_mask(
 
     Raises:
         MaskError: A file is missing, damaged, lossy or not binary; its size is not the image's; no pixel is lung; or
-            more than 90 % are.
+            more than 90 % are, or more than half of the border: lungs never, the rest of an image nearly always.
     """
     names = ", ".join(map(str, paths))
     stored = [read_stored(path) for path in paths]
@@ -66,10 +67,11 @@ def read_mask(
     if not mask.any():
         found = "" if values is None else f": it holds {_counts(np.stack(stored))}, and mask_values is {list(values)}"
         raise MaskError(f"{names}: no lungs in the mask{found}")
-    if mask.mean() > _MOST_COVERED:
+    border = np.concatenate([mask[0], mask[-1], mask[1:-1, 0], mask[1:-1, -1]])
+    if mask.mean() > _MOST_COVERED or border.mean() > _MOST_OF_BORDER:
         raise MaskError(
-            f"{names}: {mask.mean():.0%} of the image would be lung; is the mask inverted? mask_values says which "
-            "stored values are lung"
+            f"{names}: {mask.mean():.0%} of the image and {border.mean():.0%} of its border would be lung; is the mask "
+            "inverted? mask_values says which stored values are lung"
         )
     return mask
 
