@@ -84,13 +84,14 @@ class SettingsModel(BaseModel):
         return problems
 
     @classmethod
-    def for_released_weights(cls, info: Mapping[str, Any]) -> dict[str, Any]:
-        """Settings by name that the released weights, described by `info`, need.
+    def for_released_weights(cls, info: Mapping[str, Any], ckpt_path: str) -> dict[str, Any]:
+        """Settings by name with which training goes on from the released weights, described by `info`.
 
         A program that hands over its own images, such as MONAI Label, leaves no room for settings, and puts the weights
         into whatever network there is.
         """
-        return {}
+        own = {name: value for name, value in info.items() if name in cls.model_fields}
+        return {n: v for n, v in own.items() if n not in ("dataset", "seed")} | {"ckpt_path": ckpt_path}
 
 
 def problems_of(model: type[SettingsModel], values: Mapping[str, Any], changed: Mapping[str, Any]) -> list[str]:

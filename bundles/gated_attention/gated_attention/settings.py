@@ -84,11 +84,6 @@ class Training(ClassifierTraining):
             problems.append("reference_boxes has no effect with dataset='demo': give dataset too")
         return problems + _problems_of_lambda(self) + _problems_of_sizes(self)
 
-    @classmethod
-    def for_released_weights(cls, info: Mapping[str, Any]) -> dict[str, Any]:
-        """Their network: another threshold or other boxes would not be noticed, and other figures come out."""
-        return {name: info[name] for name in OF_THE_NETWORK if name in info}
-
 
 class Inference(InferenceSettings):
     """Settings of `inference.json`."""

@@ -85,11 +85,10 @@ class Training(TrainingSettings):
         return problems
 
     @classmethod
-    def for_released_weights(cls, info: Mapping[str, Any]) -> dict[str, Any]:
+    def for_released_weights(cls, info: Mapping[str, Any], ckpt_path: str) -> dict[str, Any]:
         """Their network goes on learning masks; without one that segments, only the U-Net learns from masks alone."""
-        if not METHODS.get(info.get("method", ""), METHODS["enc"]).segments:
-            return {"method": "unet"}
-        return {n: info[n] for n in ("method", "image_size", "keep_aspect") if n in info} | {"pretrained": True}
+        segments = METHODS.get(info.get("method", ""), METHODS["enc"]).segments
+        return super().for_released_weights(info, ckpt_path) if segments else {"method": "unet"}
 
 
 class Inference(InferenceSettings):

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from ignite.engine import Engine, Events
+from torch.optim.swa_utils import AveragedModel
 
 from label_efficient.engine.best_weights import BestWeights
 from label_efficient.engine.checkpoint import Checkpoint
@@ -34,6 +35,7 @@ class RunRecord:
         validator: Evaluator that has run when an epoch ends.
         key_metric: Name of its metric that chooses the best epoch, the larger the better.
         model_info: Content of `model.json`.
+        first_weights: Weights that the training starts from, or None: they are epoch 0, and kept where no epoch is better.
         free_on_resume: Settings of the bundle's own that may be others in a resumed run.
     """
 
@@ -48,6 +50,7 @@ class RunRecord:
     settings: Settings
     model_info: Mapping[str, Any]
     average: torch.nn.Module | None = None
+    first_weights: str | None = None
     free_on_resume: Collection[str] = ()
 
     def __post_init__(self) -> None:
@@ -90,12 +93,14 @@ class RunRecord:
         self.best_weights.load_state_dict(self.at_start["best"])
         self.history.load_state_dict(self.at_start["history"])
         rank, num_ranks = rank_and_size()
+        resumed = False
         if rank == 0:
             for remains in self.output_dir.glob(".*.tmp"):  # of a run that was killed while it wrote
                 remains.unlink()
         if self.settings["resume"] and self.checkpoint.path.is_file():
             self.checkpoint.restore(engine)
             self.best_weights.stops(engine)
+            resumed = True
         elif rank == 0:
             if self.settings["resume"]:
                 logger.warning("resume: no %s, starting at the first epoch", self.checkpoint.path)
@@ -104,3 +109,15 @@ class RunRecord:
             dist.barrier()
         if rank == 0:
             write_json(self.output_dir / "config.json", {"settings": self.settings, "config": self.config})
+        if self.first_weights is not None and not resumed:
+            self._judge_start(engine)
+
+    def _judge_start(self, engine: Engine) -> None:
+        """Validate the weights that the training starts from, as epoch 0."""
+        if isinstance(self.average, AveragedModel):  # made before another program loaded its weights
+            self.average.module.load_state_dict(self.network.state_dict())
+        self.validator.run()
+        figures = ", ".join(f"{n} {v:.4g}" for n, v in self.validator.state.metrics.items() if n in (self.key_metric, "acc"))
+        logger.info("starting from %s, on validation: %s", self.first_weights, figures)
+        self.best_weights(engine)
+        self.history(engine)

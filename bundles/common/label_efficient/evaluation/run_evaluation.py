@@ -143,6 +143,12 @@ class RunEvaluation(ABC, Generic[OutcomeT]):
             write_csv(self.output_dir / "predictions.csv", rows)
         self.report(metrics, raw, outcomes)
         self.show(metrics)
+        if metrics["chosen_epoch"] == 0:
+            logger.warning(
+                "no epoch was better on validation than the weights that the training started from: %s has these, "
+                "unchanged. More images, more epochs or another learning_rate may help",
+                self.ckpt_path,
+            )
         logger.info("report, figures, predictions and weights: %s", self.output_dir)
         logger.info(
             "next, on a folder of your images: python -m monai.bundle run --config_file %s --ckpt_path %s "
