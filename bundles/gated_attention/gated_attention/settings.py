@@ -54,7 +54,10 @@ class Training(ClassifierTraining):
     pooling: str = setting(
         "`attention`: mean of the instances' features, weighted by attention", options=POOLINGS, only_with=_FUSION
     )
-    lambda_start: float = setting("lambda of the first epochs", ge=0, le=1, only_with=_FUSION)
+    lambda_start: float = setting(
+        "lambda of the first epochs; below 1 from `ckpt_path`, whose fusion would fall behind",
+        default="1.0; from `ckpt_path` 0.5", ge=0, le=1, only_with=_FUSION,
+    )  # fmt: skip
     lambda_step: float = setting("what it falls by", ge=0, only_with=_FUSION)
     lambda_every: int = setting("after so many epochs", ge=1, only_with=_FUSION)
     lambda_floor: float = setting("below which it does not fall", ge=0, le=1, only_with=_FUSION)
@@ -63,7 +66,9 @@ class Training(ClassifierTraining):
         "`dihedral`: eight turns and mirrorings; `strong`: also random cuts, contrast, brightness, colour", TRAINING,
         options=AUGMENTATIONS,
     )  # fmt: skip
-    learning_rate: float = setting("of SGD", TRAINING, gt=0)
+    learning_rate: float = setting(
+        "of SGD; gentler from `ckpt_path`", TRAINING, default="0.05; demo 0.005; from `ckpt_path` 0.002", gt=0
+    )
     lr_schedule: LrSchedule
     lr_step: LrStep
     lr_factor: LrFactor

@@ -68,6 +68,7 @@ class Training(TrainingSettings):
         "null: one pass over the unlabelled images for classification, or else over the longest stream", TRAINING, ge=1
     )
     batch_size: int = setting("images of each stream per step and process", TRAINING, ge=1)
+    learning_rate: float = setting("of Adam", TRAINING, default="0.0001; demo 0.001, from first weights 0.0001", gt=0)
     lr_schedule: LrSchedule
     lr_step: LrStep
     lr_factor: LrFactor

@@ -41,7 +41,9 @@ def split_by_class(
         f"{len(parts['train'])} for training and {len(parts['val'])} for validation"
     ]
     if single := [name for name, count in counts.items() if count == 1]:
-        notes.append(f"validation has no image of {', '.join(single)}, whose only one is trained on: it says nothing of it")
+        notes.append(
+            f"validation has no image of {', '.join(single)}, whose only one is trained on: it says nothing of it"
+        )
     return parts, notes
 
 

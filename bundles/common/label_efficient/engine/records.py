@@ -35,7 +35,7 @@ class RunRecord:
         validator: Evaluator that has run when an epoch ends.
         key_metric: Name of its metric that chooses the best epoch, the larger the better.
         model_info: Content of `model.json`.
-        first_weights: Weights that the training starts from, or None: they are epoch 0, and kept where no epoch is better.
+        first_weights: Weights that training starts from, or None: epoch 0, and kept where no epoch is better.
         free_on_resume: Settings of the bundle's own that may be others in a resumed run.
     """
 
@@ -117,7 +117,9 @@ class RunRecord:
         if isinstance(self.average, AveragedModel):  # made before another program loaded its weights
             self.average.module.load_state_dict(self.network.state_dict())
         self.validator.run()
-        figures = ", ".join(f"{n} {v:.4g}" for n, v in self.validator.state.metrics.items() if n in (self.key_metric, "acc"))
+        figures = ", ".join(
+            f"{n} {v:.4g}" for n, v in self.validator.state.metrics.items() if n in (self.key_metric, "acc")
+        )
         logger.info("starting from %s, on validation: %s", self.first_weights, figures)
         self.best_weights(engine)
         self.history(engine)
