@@ -30,7 +30,7 @@ def _table(folder: Path) -> Path:
 def test_rows_by_seeds_are_kept_and_not_run_twice(tmp_path, monkeypatch):
     calls = []
 
-    def run(bundle, settings, folder):
+    def run(bundle, settings, folder, **_):
         calls.append((settings["method"], settings["seed"]))
         if settings["method"] == "baseline" and len(calls) < 3:
             return None
@@ -55,7 +55,7 @@ def test_runs_side_by_side_share_the_cores(tmp_path, monkeypatch, jobs, given, e
     monkeypatch.setattr(os, "cpu_count", lambda: 8)
     seen = []
     monkeypatch.setattr(
-        run_table, "run", lambda *_: seen.append(os.environ.get("OMP_NUM_THREADS")) or run_table.figures(METRICS)
+        run_table, "run", lambda *_, **__: seen.append(os.environ.get("OMP_NUM_THREADS")) or run_table.figures(METRICS)
     )
     output = ["--output", str(tmp_path / "methods.csv"), "--runs_dir", str(tmp_path)]
     assert run_table.main([str(_table(tmp_path)), "--jobs", jobs, *output]) == 0
@@ -64,7 +64,7 @@ def test_runs_side_by_side_share_the_cores(tmp_path, monkeypatch, jobs, given, e
 
 def test_a_changed_setting_runs_again(tmp_path, monkeypatch):
     calls = []
-    monkeypatch.setattr(run_table, "run", lambda *a: calls.append(a) or run_table.figures(METRICS))
+    monkeypatch.setattr(run_table, "run", lambda *a, **_: calls.append(a) or run_table.figures(METRICS))
     path, output = _table(tmp_path), tmp_path / "methods.csv"
     command = [str(path), "--output", str(output), "--runs_dir", str(tmp_path)]
     assert run_table.main(command) == 0

@@ -65,7 +65,7 @@ class BestWeights:
         accuracy = self.validator.state.metrics.get("acc")
         if engine.state.epoch == 0:
             self.first_accuracy = accuracy
-        worse = None not in (accuracy, self.first_accuracy) and accuracy < self.first_accuracy
+        worse = accuracy is not None and self.first_accuracy is not None and accuracy < self.first_accuracy
         if self.best is not None and (value <= self.best or worse):
             self.without_improvement += 1
             if self.stops(engine):
