@@ -1,8 +1,12 @@
 """tools/run_table.py and tools/render_tables.py: rows and seeds to a CSV, CSVs to Markdown."""
 
+import argparse
 import csv
+import importlib
 import json
 import os
+import re
+import shlex
 from pathlib import Path
 
 import pytest
@@ -121,3 +125,43 @@ def test_a_benchmark_shows_the_rows_with_a_bar(tmp_path):
 
 def test_the_readmes_are_in_step_with_their_results():
     assert render_tables.main(["--check"]) == 0
+
+
+def test_every_row_of_results_is_of_a_commit_without_changes():
+    results = sorted(ROOT.glob("bundles/*/docs/results/*.csv"))
+    commits = {(path.name, row.get("commit", "")) for path in results for row in csv.DictReader(path.open())}
+    assert results and {c for c in commits if not re.fullmatch("([0-9a-f]{7,40})?", c[1])} == set()
+
+
+def documented(tool: str) -> list[list[str]]:
+    """Arguments of every command with this tool in the documents and in the tool's own help."""
+    texts = [
+        path.read_text() for path in sorted({*ROOT.glob("*.md"), *ROOT.glob("*/*.md"), *ROOT.glob("bundles/*/*/*.md")})
+    ]
+    texts.append(importlib.import_module(tool).__doc__ or "")
+    lines = "\n".join(texts).replace("\\\n", " ").splitlines()
+    found = [
+        line.split("#")[0] for line in lines if re.match(rf"\s*(python )?tools/{tool}\.py ", line.replace("`", ""))
+    ]
+    return [shlex.split(line.split(f"{tool}.py", 1)[1]) for line in found]
+
+
+@pytest.mark.parametrize("tool", ["run_table", "make_data_lists", "benchmark", "make_figures"])
+def test_documented_commands_have_the_arguments_that_they_need(tool, monkeypatch):
+    """Each parser is asked for the arguments; nothing is run."""
+
+    class UnderstoodError(Exception):
+        pass
+
+    read = argparse.ArgumentParser.parse_args
+
+    def parse(self, arguments=None, namespace=None):
+        read(self, arguments, namespace)
+        raise UnderstoodError
+
+    monkeypatch.setattr(argparse.ArgumentParser, "parse_args", parse)
+    commands = documented(tool)
+    assert commands
+    for arguments in commands:
+        with pytest.raises(UnderstoodError):
+            importlib.import_module(tool).main(arguments)
