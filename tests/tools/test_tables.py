@@ -139,9 +139,11 @@ def documented(tool: str) -> list[list[str]]:
         path.read_text() for path in sorted({*ROOT.glob("*.md"), *ROOT.glob("*/*.md"), *ROOT.glob("bundles/*/*/*.md")})
     ]
     texts.append(importlib.import_module(tool).__doc__ or "")
-    lines = "\n".join(texts).replace("\\\n", " ").splitlines()
+    lines = re.sub(r"\\\n\s*", "", "\n".join(texts)).splitlines()
     found = [
-        line.split("#")[0] for line in lines if re.match(rf"\s*(python )?tools/{tool}\.py ", line.replace("`", ""))
+        re.split("#|   +(?=[^ ])", line.strip())[0]
+        for line in lines
+        if re.match(rf"\s*python tools/{tool}\.py [^`]*$", line)
     ]
     return [shlex.split(line.split(f"{tool}.py", 1)[1]) for line in found]
 
