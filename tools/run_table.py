@@ -11,6 +11,8 @@ Saved as methods.json, it becomes bundles/lsanet/docs/results/methods.csv by
     python tools/run_table.py methods.json --seeds 0,1,2 --runs_dir runs/methods \
         --output bundles/lsanet/docs/results/methods.csv --set dataset_dir=/data/medmnist --jobs 2
 
+With `"evaluate": true` in the table no row is trained: its `ckpt_path` has weights, which are evaluated.
+
 The recipes bundles/*/docs/results/*.json are such tables; tools/render_tables.py puts the CSVs into the model cards.
 
 Every run is a command `python -m monai.bundle run` of its own, in its own folder below `--runs_dir`; a run that was
@@ -75,7 +77,8 @@ def main(arguments: list[str] | None = None) -> int:
         if results.get((name, str(seed)), {}).get("settings") == text:
             print(f"{name}, seed {seed}: already in {options.output}")
             return True
-        row = run(table["bundle"], settings | local, options.runs_dir / f"{options.table.stem}-{name}-seed{seed}")
+        folder = options.runs_dir / f"{options.table.stem}-{name}-seed{seed}"
+        row = run(table["bundle"], settings | local, folder, evaluate=table.get("evaluate", False))
         if row is None:
             return False
         with lock:
@@ -106,12 +109,13 @@ def read_table(path: Path) -> dict[str, Any]:
     return table
 
 
-def run(bundle: str, settings: dict[str, Any], folder: Path) -> dict[str, Any] | None:
-    """Train and evaluate one row; returns its figures, or None if it failed (see `folder`/run.txt)."""
+def run(bundle: str, settings: dict[str, Any], folder: Path, *, evaluate: bool = False) -> dict[str, Any] | None:
+    """Train and evaluate one row, or only evaluate it; its figures, or None if it failed (see `folder`/run.txt)."""
     folder.mkdir(parents=True, exist_ok=True)
     command = [sys.executable, "-m", "monai.bundle", "run"]
-    command += ["--config_file", str(ROOT / "bundles" / bundle / "configs" / "train.json")]
-    for name, value in {**settings, "output_dir": str(folder), "resume": True}.items():
+    names = ["train.json", "evaluate.json"] if evaluate else ["train.json"]
+    command += ["--config_file", str([str(ROOT / "bundles" / bundle / "configs" / name) for name in names])]
+    for name, value in {**settings, "output_dir": str(folder), **({} if evaluate else {"resume": True})}.items():
         command += [f"--{name}", value if isinstance(value, str) else repr(value)]
     with open(folder / "run.txt", "a", encoding="utf-8") as log:
         code = subprocess.run(command, stdout=log, stderr=subprocess.STDOUT, cwd=ROOT, check=False).returncode

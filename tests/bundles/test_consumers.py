@@ -306,7 +306,7 @@ def test_a_server_gets_the_scores_that_a_run_writes(case, bundle, tmp_path, name
 
 
 @pytest.mark.parametrize("case", WITHOUT_MASKS, indirect=True)
-def test_training_on_a_server_starts_from_the_released_network_and_weights(case, bundle, tmp_path):
+def test_training_on_a_server_starts_from_the_released_network_and_weights(case, bundle, tmp_path, caplog):
     """As MONAI Label does: lists of images and label files, a loader of `model.pt` before the handlers."""
     entries = []
     for index in range(12):
@@ -325,10 +325,10 @@ def test_training_on_a_server_starts_from_the_released_network_and_weights(case,
         "load_dict": {"model": "$@network"},
     }
     overrides: dict[str, Any] = {"train#trainer#max_epochs": 1, "train#handlers": [loader, *config["train#handlers"]]}
-    overrides |= {"train#dataset#data": entries[:6], "validate#dataset#data": entries[6:]}
+    # Training would be without the third class: a server cuts its list where it likes.
+    entries.sort(key=lambda entry: int(Path(entry["image"]).stem) % 3)
+    overrides |= {"train#dataset#data": entries[:8], "validate#dataset#data": entries[8:]}
     settings = {"output_dir": str(tmp_path / "out"), "learning_rate": 1e-12, "device": "cpu"}
-    if case.name == "lsanet":
-        settings |= {"image_size": case.tiny["image_size"]}
     workflow(case, root=bundle, **settings, **overrides).run()
     before, after = weights_of(bundle / "models"), weights_of(tmp_path / "out")
     assert before.keys() == after.keys()
@@ -339,8 +339,23 @@ def test_training_on_a_server_starts_from_the_released_network_and_weights(case,
     network = {n for n in own if n in metrics["settings"] and n not in ("dataset", "seed")}
     assert len(network) > 5 and {n: metrics["settings"][n] for n in network} == {n: own[n] for n in network}
     assert {n: info[n] for n in network} == {n: own[n] for n in network} and info["classes"] == case.classes
-    assert metrics["settings"]["max_epochs"] == 1 and metrics["test"]["n"] == 6
+    assert metrics["settings"]["max_epochs"] == 1 and metrics["test"]["n"] == 3
     assert metrics["settings"]["dataset"] == "handed over by another program"
+    start, epoch = numbers_of(tmp_path / "out")
+    better = epoch["val_auc"] > start["val_auc"] and epoch["val_acc"] >= start["val_acc"]
+    assert start["epoch"] == 0 and info["best_epoch"] == metrics["chosen_epoch"] == int(better)
+    assert ("no epoch was better on validation" in caplog.text) != better and "divided again by class" in caplog.text
+
+
+def test_what_a_server_trains_is_named_after_it_and_starts_gently(case, bundle, tmp_path):
+    entries = [{"image": str(tmp_path / f"{i}.png"), "label": str(tmp_path / f"{i}.txt")} for i in range(6)]
+    overrides = {"train#dataset#data": entries, "validate#dataset#data": []}
+    run = workflow(case, root=bundle, device="cpu", **overrides)
+    settings = part(run, "settings")
+    assert Path(settings["output_dir"]).name.startswith("handed-over")
+    assert settings["ckpt_path"] == str(bundle / "models" / "model.pt")
+    usual = part(workflow(case, root=bundle, dataset="x.csv"), "learning_rate")
+    assert settings["learning_rate"] <= 0.1 * usual or case.task
 
 
 # Beside other code

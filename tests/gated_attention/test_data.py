@@ -15,7 +15,7 @@ from PIL import Image
 from gated_attention import transforms
 from gated_attention.data import load_data
 from gated_attention.transforms import AUGMENTATIONS, Augment, PrepareBatch
-from label_efficient.data.image_data import ImageData
+from label_efficient.data.image_data import ImageData, read_entries
 from label_efficient.data.stored_images import StoredImages
 
 SPLITS = ("train", "val", "test")
@@ -83,7 +83,7 @@ def test_entries_of_another_program(tmp_path, label):
     write_images(tmp_path)
     (tmp_path / "label.txt").write_text(str(label))
     entries = [{"image": str(tmp_path / "1.png"), "label": str(tmp_path / "label.txt")}]
-    batch = StoredImages(entries, classes=["cat", "dog"])[[0]]
+    batch = StoredImages(entries, loaded=read_entries(entries, ["cat", "dog"]))[[0]]
     assert batch["label"].tolist() == [1]
     assert np.array_equal(batch["image"][0].permute(1, 2, 0), pixels_of(tmp_path, "1.png"))
 
@@ -105,9 +105,8 @@ def test_images_handed_over_have_the_released_classes(tmp_path):
     data = handed_over(tmp_path, train=items[:8], val=items[8:])
     assert data.classes == ["cat", "dog"] and [len(data.splits[s]) for s in SPLITS] == [8, 4, 4]
     assert data.splits["test"] is data.splits["val"] and "validation again" in data.notes[0]
-    with pytest.raises(RuntimeError) as caught:
-        handed_over(tmp_path, train=items)
-    assert "any for val: give a val_split" in str(caught.value.__cause__)
+    alone = handed_over(tmp_path, train=items)
+    assert [len(alone.splits[s]) for s in SPLITS] == [10, 2, 2] and "divided again by class" in alone.notes[0]
 
 
 def test_the_demo_is_the_same_every_time_and_balanced():

@@ -308,11 +308,14 @@ def test_epoch_score_in_an_ignite_engine(task, score):
         assert state.metrics["score"] == pytest.approx(reference_score(*data, task), rel=1e-12)
 
 
-def test_epoch_score_without_a_class_is_undefined_and_warns_once(caplog):
+def test_epoch_score_leaves_out_a_class_without_images_and_warns_once(caplog):
     score = EpochScore(score="auc", task=MULTI_CLASS)
-    score(torch.tensor([[0.7, 0.2, 0.1], [0.2, 0.7, 0.1]]), torch.tensor([0, 1]))
-    assert math.isnan(score.aggregate()) and math.isnan(score.aggregate())
+    score(torch.tensor([[0.7, 0.2, 0.1], [0.2, 0.1, 0.7], [0.1, 0.2, 0.7]]), torch.tensor([0, 1, 0]))
+    assert float(score.aggregate()) == float(score.aggregate()) == pytest.approx((0.5 + 0) / 2)
     assert [record.getMessage()[-8:] for record in caplog.records] == ["class 2."]
+    score.reset()
+    score(torch.tensor([[0.7, 0.2, 0.1]]), torch.tensor([0]))
+    assert math.isnan(score.aggregate())
 
 
 def score_on_a_rank(rank, folder):

@@ -1,8 +1,12 @@
 """tools/run_table.py and tools/render_tables.py: rows and seeds to a CSV, CSVs to Markdown."""
 
+import argparse
 import csv
+import importlib
 import json
 import os
+import re
+import shlex
 from pathlib import Path
 
 import pytest
@@ -30,7 +34,7 @@ def _table(folder: Path) -> Path:
 def test_rows_by_seeds_are_kept_and_not_run_twice(tmp_path, monkeypatch):
     calls = []
 
-    def run(bundle, settings, folder):
+    def run(bundle, settings, folder, **_):
         calls.append((settings["method"], settings["seed"]))
         if settings["method"] == "baseline" and len(calls) < 3:
             return None
@@ -55,7 +59,7 @@ def test_runs_side_by_side_share_the_cores(tmp_path, monkeypatch, jobs, given, e
     monkeypatch.setattr(os, "cpu_count", lambda: 8)
     seen = []
     monkeypatch.setattr(
-        run_table, "run", lambda *_: seen.append(os.environ.get("OMP_NUM_THREADS")) or run_table.figures(METRICS)
+        run_table, "run", lambda *_, **__: seen.append(os.environ.get("OMP_NUM_THREADS")) or run_table.figures(METRICS)
     )
     output = ["--output", str(tmp_path / "methods.csv"), "--runs_dir", str(tmp_path)]
     assert run_table.main([str(_table(tmp_path)), "--jobs", jobs, *output]) == 0
@@ -64,7 +68,7 @@ def test_runs_side_by_side_share_the_cores(tmp_path, monkeypatch, jobs, given, e
 
 def test_a_changed_setting_runs_again(tmp_path, monkeypatch):
     calls = []
-    monkeypatch.setattr(run_table, "run", lambda *a: calls.append(a) or run_table.figures(METRICS))
+    monkeypatch.setattr(run_table, "run", lambda *a, **_: calls.append(a) or run_table.figures(METRICS))
     path, output = _table(tmp_path), tmp_path / "methods.csv"
     command = [str(path), "--output", str(output), "--runs_dir", str(tmp_path)]
     assert run_table.main(command) == 0
@@ -121,3 +125,45 @@ def test_a_benchmark_shows_the_rows_with_a_bar(tmp_path):
 
 def test_the_readmes_are_in_step_with_their_results():
     assert render_tables.main(["--check"]) == 0
+
+
+def test_every_row_of_results_is_of_a_commit_without_changes():
+    results = sorted(ROOT.glob("bundles/*/docs/results/*.csv"))
+    commits = {(path.name, row.get("commit", "")) for path in results for row in csv.DictReader(path.open())}
+    assert results and {c for c in commits if not re.fullmatch("([0-9a-f]{7,40})?", c[1])} == set()
+
+
+def documented(tool: str) -> list[list[str]]:
+    """Arguments of every command with this tool in the documents and in the tool's own help."""
+    texts = [
+        path.read_text() for path in sorted({*ROOT.glob("*.md"), *ROOT.glob("*/*.md"), *ROOT.glob("bundles/*/*/*.md")})
+    ]
+    texts.append(importlib.import_module(tool).__doc__ or "")
+    lines = re.sub(r"\\\n\s*", "", "\n".join(texts)).splitlines()
+    found = [
+        re.split("#|   +(?=[^ ])", line.strip())[0]
+        for line in lines
+        if re.match(rf"\s*python tools/{tool}\.py [^`]*$", line)
+    ]
+    return [shlex.split(line.split(f"{tool}.py", 1)[1]) for line in found]
+
+
+@pytest.mark.parametrize("tool", ["run_table", "make_data_lists", "benchmark", "make_figures"])
+def test_documented_commands_have_the_arguments_that_they_need(tool, monkeypatch):
+    """Each parser is asked for the arguments; nothing is run."""
+
+    class UnderstoodError(Exception):
+        pass
+
+    read = argparse.ArgumentParser.parse_args
+
+    def parse(self, arguments=None, namespace=None):
+        read(self, arguments, namespace)
+        raise UnderstoodError
+
+    monkeypatch.setattr(argparse.ArgumentParser, "parse_args", parse)
+    commands = documented(tool)
+    assert commands
+    for arguments in commands:
+        with pytest.raises(UnderstoodError):
+            importlib.import_module(tool).main(arguments)

@@ -82,18 +82,11 @@ def asks_for_help() -> bool:
 def handed_over() -> dict[str, list[dict[str, Any]]] | None:
     """Lists of `image` and `label`, "train" and "val", that a program has put into the config being parsed; else None.
 
-    MONAI Label replaces that of the config's own datasets, which nothing asks for where the bundle reads its lists.
-
-    Raises:
-        ValueError: If it has handed over the list of one of the two only, or an empty one.
+    MONAI Label replaces those of the config's own datasets. One that it leaves out is empty.
     """
     lists = {name: _given(f"{key}::dataset::data") for name, key in (("train", "train"), ("val", "validate"))}
-    if not any(isinstance(content, list) for content in lists.values()):
-        return None
-    for name, content in lists.items():
-        if not isinstance(content, list) or not content:
-            raise ValueError(f"labelled images for training without any for {name}: give a val_split between 0 and 1")
-    return lists
+    given = {name: content if isinstance(content, list) else [] for name, content in lists.items()}
+    return given if any(isinstance(content, list) for content in lists.values()) else None
 
 
 def changes_of_consumers() -> dict[str, Any]:

@@ -135,13 +135,14 @@ class SettingsModel(BaseModel):
         ]
 
     @classmethod
-    def for_released_weights(cls, info: Mapping[str, Any]) -> dict[str, Any]:
-        """Settings by name that the released weights, described by `info`, need.
+    def for_released_weights(cls, info: Mapping[str, Any], ckpt_path: str) -> dict[str, Any]:
+        """Settings by name with which training goes on from the released weights, described by `info`.
 
         A program that hands over its own images, such as MONAI Label, leaves no room for settings, and puts the weights
         into whatever network there is.
         """
-        return {}
+        own = {name: value for name, value in info.items() if name in cls.model_fields}
+        return {n: v for n, v in own.items() if n not in ("dataset", "seed")} | {"ckpt_path": ckpt_path}
 
 
 def problems_of(
@@ -225,14 +226,18 @@ class TrainingSettings(_AnyRun):
         expected="none, balanced or a list of one number per class",
     )  # fmt: skip
     max_epochs: int = setting("passes over the training images", TRAINING, ge=1, le=100_000)
-    learning_rate: float = setting("of Adam", TRAINING, gt=0)
+    learning_rate: float = setting(
+        "of Adam; gentler from `ckpt_path`", TRAINING, default="0.001; from `ckpt_path` 0.0001", gt=0
+    )
     weight_decay: float = setting("of Adam", TRAINING, ge=0)
     seed: int = setting("of weights, order, augmentation, label budgets", RUN, ge=0, le=2**31)
     val_interval: int = setting("validate every so many epochs", RUN, ge=1)
     early_stop_patience: int = setting("stop after so many validations without a better score; 0: never", RUN, ge=0)
     pretrained: bool = setting("first weights from ImageNet (downloaded, checksum verified)", TRAINING)
     ckpt_path: str | None = setting(
-        "first weights from an earlier run; in `evaluate` the weights to evaluate", TRAINING, min_length=1
+        "first weights from an earlier run, kept where no epoch is better; in `evaluate` the weights to evaluate",
+        TRAINING,
+        min_length=1,
     )
     resume: bool = setting("go on with the run in `output_dir`", RUN)
     calibrate: bool = setting("fit a temperature on validation", RUN)

@@ -50,9 +50,12 @@ def read_settings(bundle_root: str, model: type[SettingsModel]) -> Settings:
         print(help_text(model, {name: defaults[name] for name in names}))
         sys.exit(0)
     if monai_bridge.handed_over() is not None:
-        released = Path(bundle_root) / "models" / "model.json"
-        info = read_json(released, "the description of the released weights") if released.is_file() else {}
-        monai_bridge.put_into_config(model.for_released_weights(info))
+        weights, before = Path(bundle_root, "models", "model.pt"), monai_bridge.config_being_parsed() or {}
+        wanted: dict[str, Any] = {"dataset": "handed-over"}
+        if weights.is_file():
+            info = read_json(weights.with_suffix(".json"), "the description of the released weights")
+            wanted |= model.for_released_weights(info, str(weights))
+        monai_bridge.put_into_config({n: v for n, v in wanted.items() if before.get(n) == defaults[n]})
     monai_bridge.read_words(defaults)
     config = monai_bridge.config_being_parsed()
     given = defaults if config is None else config

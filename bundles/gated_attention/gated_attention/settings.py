@@ -63,7 +63,10 @@ class Training(ClassifierTraining):
         "`attention`: mean of the instances' features, weighted by attention", options=POOLINGS,
         only_with=[_FUSION, ("num_instances", Above(1))],
     )  # fmt: skip
-    lambda_start: float = setting("lambda of the first epochs", ge=0, le=1, only_with=_FUSION)
+    lambda_start: float = setting(
+        "lambda of the first epochs; below 1 from `ckpt_path`, whose fusion would fall behind",
+        default="1.0; from `ckpt_path` 0.5", ge=0, le=1, only_with=_FUSION,
+    )  # fmt: skip
     lambda_step: float = setting("what it falls by", ge=0, only_with=[_FUSION, ("lambda_start", Above(0))])
     lambda_every: int = setting("after so many epochs", ge=1, only_with=[_FUSION, ("lambda_step", Above(0))])
     lambda_floor: float = setting(
@@ -74,7 +77,9 @@ class Training(ClassifierTraining):
         "`dihedral`: eight turns and mirrorings; `strong`: also random cuts, contrast, brightness, colour", TRAINING,
         options=AUGMENTATIONS,
     )  # fmt: skip
-    learning_rate: float = setting("of SGD", TRAINING, gt=0)
+    learning_rate: float = setting(
+        "of SGD; gentler from `ckpt_path`", TRAINING, default="0.05; demo 0.005; from `ckpt_path` 0.002", gt=0
+    )
     lr_schedule: LrSchedule
     lr_step: LrStep
     lr_factor: LrFactor
@@ -98,11 +103,6 @@ class Training(ClassifierTraining):
         if self.dataset == "demo" and self.reference_boxes is not None:
             problems.append("reference_boxes has no effect with dataset='demo': give dataset too")
         return problems + _problems_of_lambda(self, changed) + _problems_of_sizes(self)
-
-    @classmethod
-    def for_released_weights(cls, info: Mapping[str, Any]) -> dict[str, Any]:
-        """Their network: another threshold or other boxes would not be noticed, and other figures come out."""
-        return {name: info[name] for name in OF_THE_NETWORK if name in info}
 
 
 class Inference(InferenceSettings):

@@ -1,6 +1,6 @@
 """Batches of a split: the pixels of some of its images as one tensor."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -15,10 +15,8 @@ from .transforms import Preprocess
 class ImageSet(StoredImages):
     """Stored images as one tensor: uint8, or float32 where `preprocess` brings different sizes to `image_size`."""
 
-    def __init__(
-        self, data: Split | Sequence[Mapping[str, Any]], preprocess: Preprocess, classes: Sequence[str] = ()
-    ) -> None:
-        super().__init__(data, classes)
+    def __init__(self, data: Split | Sequence[Any], preprocess: Preprocess, loaded: Split | None = None) -> None:
+        super().__init__(data, loaded)
         self.preprocess = preprocess
 
     def images(self, positions: np.ndarray) -> torch.Tensor:

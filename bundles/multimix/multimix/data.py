@@ -15,6 +15,7 @@ from label_efficient.data.image_files import UnreadableError
 from label_efficient.data.image_hashes import hash_images
 from label_efficient.data.image_sources import list_path
 from label_efficient.data.images import MOST_PIXELS
+from label_efficient.data.label_files import split_by_class
 from label_efficient.data.list_checks import Entry
 from label_efficient.data.mask_lists import SECTIONS, read_datalist
 from label_efficient.files import read_json
@@ -110,7 +111,7 @@ def load_data(
     """
     if (lists := handed_over()) is not None:
         classes = read_json(str(released), "the released weights")["classes"] if METHODS[method].classifies else []
-        return _from_lists(lists, classes, preprocess, num_workers, max_pixels)
+        return _from_lists(lists, classes, preprocess, num_workers, max_pixels, seed)
     path = list_path(dataset, datalist)
     if path is None:
         name, source, classes = "demo", "built-in synthetic demo", list(DEMO_CLASSES)
@@ -139,18 +140,20 @@ def _from_lists(
     preprocess: Preprocess,
     num_workers: int,
     max_pixels: int,
+    seed: int,
 ) -> ChestData:
     """Images with masks that another program, such as MONAI Label, hands over; validation stands in for a test."""
+    parts, notes = split_by_class(lists, [], seed)
     sections = {
         name: [
             Entry(Path(item["image"]), item["image"], masks=(Path(item["label"]),), at=f"{name}[{n}]")
-            for n, item in enumerate(lists.get("val" if name == "test" else name, []))
+            for n, item in enumerate(parts.get("val" if name == "test" else name, []))
         ]
         for name in SECTIONS
     }
     source = "images handed over by another program"
     splits = _read_parts(sections, preprocess, num_workers, max_pixels, source)
-    notes = ["no test images were handed over: validation stands in for them, and their figures are too good"]
+    notes.append("no test images were handed over: validation stands in for them, and their figures are too good")
     if classes:
         notes.append("masks alone: the decoder is trained, encoder and classifier stay those of the released weights")
     streams = _streams(splits, "unet", source)

@@ -69,6 +69,7 @@ class Training(TrainingSettings):
         "null: one pass over the unlabelled images for classification, or else over the longest stream", TRAINING, ge=1
     )
     batch_size: int = setting("images of each stream per step and process", TRAINING, ge=1)
+    learning_rate: float = setting("of Adam", TRAINING, default="0.0001; demo 0.001, from first weights 0.0001", gt=0)
     lr_schedule: LrSchedule
     lr_step: LrStep
     lr_factor: LrFactor
@@ -92,11 +93,10 @@ class Training(TrainingSettings):
         return problems
 
     @classmethod
-    def for_released_weights(cls, info: Mapping[str, Any]) -> dict[str, Any]:
+    def for_released_weights(cls, info: Mapping[str, Any], ckpt_path: str) -> dict[str, Any]:
         """Their network goes on learning masks; without one that segments, only the U-Net learns from masks alone."""
-        if not METHODS.get(info.get("method", ""), METHODS["enc"]).segments:
-            return {"method": "unet"}
-        return {n: info[n] for n in ("method", "image_size", "keep_aspect") if n in info} | {"pretrained": True}
+        segments = METHODS.get(info.get("method", ""), METHODS["enc"]).segments
+        return super().for_released_weights(info, ckpt_path) if segments else {"method": "unet"}
 
 
 class Inference(InferenceSettings):

@@ -14,6 +14,7 @@ from label_efficient.data.image_data import ImageData, Split, check_classes, rea
 from label_efficient.data.image_files import UnreadableError, read_images
 from label_efficient.data.image_hashes import hash_images
 from label_efficient.data.images import MOST_PIXELS
+from label_efficient.data.label_files import split_by_class
 from label_efficient.data.subsets import labelled_subset
 from label_efficient.files import read_json
 from label_efficient.monai_bridge import handed_over
@@ -52,7 +53,7 @@ def load_image_data(
         ValueError: If the data have problems; all of them in one message.
     """
     if released is not None and (lists := handed_over()) is not None:
-        return _handed_over_data(lists, Path(released))
+        return _handed_over_data(lists, Path(released), seed)
     path = list_path(dataset, datalist, known, others)
     if path is None and not cache:
         raise SettingsError(f"cache=False has no effect with dataset={dataset!r}, which is in memory: it is for a list")
@@ -126,16 +127,16 @@ def list_path(
     )
 
 
-def _handed_over_data(lists: Mapping[str, Sequence[Mapping[str, Any]]], released: Path) -> ImageData:
+def _handed_over_data(lists: Mapping[str, Sequence[Mapping[str, Any]]], released: Path, seed: int) -> ImageData:
     """The lists of another program, with the classes of the released weights; validation stands in for a test."""
     info = read_json(released, "the description of the released weights, with the classes of the labels")
     if info["task"] == MULTI_LABEL:
         raise ValueError(f"{released}: its images can have several labels; label files are read with one class each")
-    splits = {name: read_entries(entries, info["classes"]) for name, entries in lists.items()}
+    parts, notes = split_by_class(lists, info["classes"], seed)
+    splits = {name: read_entries(entries, info["classes"]) for name, entries in parts.items()}
     splits["test"] = splits["val"]
     source = "images and labels handed over by another program"
-    check_classes(info["classes"], splits, source)
-    notes = ["there are no test images: the figures of test are those of validation again, and optimistic"]
+    notes.append("there are no test images: the figures of test are those of validation again, and optimistic")
     return ImageData("handed-over", info["task"], info["classes"], splits, source, notes=notes)
 
 

@@ -1,23 +1,26 @@
 """Batches of a split: images of any sizes as they are stored."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from torch.utils.data import Dataset
 
-from label_efficient.data.image_data import Split, read_entries
+from label_efficient.data.image_data import Split
 
 
 class StoredImages(Dataset):
     """Batches by a list of positions: `image`, what `images` gives, and `label`, int64 (B,).
 
-    The data are a `Split`, or a list of dictionaries as of `read_entries`.
+    A program such as MONAI Label puts a list in the place of `data`; its images are those of `loaded`.
     """
 
-    def __init__(self, data: Split | Sequence[Mapping[str, Any]], classes: Sequence[str] = ()) -> None:
-        self.data = data if isinstance(data, Split) else read_entries(data, classes)
+    def __init__(self, data: Split | Sequence[Any], loaded: Split | None = None) -> None:
+        split = data if loaded is None else loaded
+        if not isinstance(split, Split):
+            raise TypeError(f"data is a {type(data).__name__}: expected a split of a data set, or a list and `loaded`")
+        self.data = split
 
     def __len__(self) -> int:
         return len(self.data)

@@ -72,6 +72,14 @@ def choose_labelled(labels: Sequence[int], number: int, seed: int) -> list[int]:
     return sorted(turn[-1] for turn in sorted(turns, key=lambda turn: turn[:3])[:number])
 
 
+def held_out(labels: Sequence[int], share: float, seed: int) -> set[int]:
+    """Positions of a share of every class, from 0, decided by the seed: at least one of two images, never all."""
+    chosen: set[int] = set()
+    for order in _orders(class_membership(labels), seed):
+        chosen.update(map(int, order[: min(max(round(share * len(order)), 1), len(order) - 1)]))
+    return chosen
+
+
 def class_membership(labels: ArrayLike) -> np.ndarray:
     """Say which image belongs to which class, as booleans (N, C); one with several labels to several, or to none.
 

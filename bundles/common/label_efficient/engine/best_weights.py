@@ -21,6 +21,9 @@ logger = logging.getLogger(__name__)
 class BestWeights:
     """Writes `model.pt`, with `model.json` beside it, after every validation that is better than all before.
 
+    Against the weights that the training started from, judged as epoch 0, an accuracy that has fallen is not better
+    either: on few images the metric that chooses is soon at its limit.
+
     Args as of `records.RunRecord`; `shipped` is the module whose weights they are, `images` what it is trained on (see
     `seen_images`). The run stops after
     `early_stop_patience` validations without a better one; never with 0.
@@ -39,14 +42,16 @@ class BestWeights:
     images: np.ndarray | None = None
     best: float | None = field(default=None, init=False)
     without_improvement: int = field(default=0, init=False)
+    first_accuracy: float | None = field(default=None, init=False)
 
     def state_dict(self) -> dict[str, Any]:
-        """The best value so far, and how many validations ago it was."""
-        return {"best": self.best, "without_improvement": self.without_improvement}
+        """The best value so far, how many validations ago it was, and the accuracy of the weights at the start."""
+        return {name: getattr(self, name) for name in ("best", "without_improvement", "first_accuracy")}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from there."""
         self.best, self.without_improvement = state["best"], state["without_improvement"]
+        self.first_accuracy = state.get("first_accuracy")
 
     def attach(self, engine: Engine) -> None:
         """Register on the trainer, after the validation."""
@@ -60,7 +65,11 @@ class BestWeights:
         if not math.isfinite(value):
             epoch = engine.state.epoch
             raise ValueError(f"validation {self.key_metric} is {value} in epoch {epoch}: training diverged")
-        if self.best is not None and value <= self.best:
+        accuracy = self.validator.state.metrics.get("acc")
+        if engine.state.epoch == 0:
+            self.first_accuracy = accuracy
+        worse = accuracy is not None and self.first_accuracy is not None and accuracy < self.first_accuracy
+        if self.best is not None and (value <= self.best or worse):
             self.without_improvement += 1
             if self.stops(engine):
                 text = "no better validation %s %d times: stopping early"

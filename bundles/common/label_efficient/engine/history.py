@@ -18,6 +18,8 @@ from label_efficient.run_folder import RunFolder
 class History:
     """Adds a row for every epoch: the metrics as `train_...` and `val_...`, and the learning rate at its start.
 
+    Weights that a training starts from have a row 0, of validation alone.
+
     Args as of `records.RunRecord`. Rank 0 writes.
     """
 
@@ -53,7 +55,8 @@ class History:
         row = {"epoch": engine.state.epoch, **_scalars("train", engine.state.metrics)}
         # Not in the history, which two runs of one seed have the same to the last digit.
         speed = row.pop("train_images_per_second", None)
-        row["learning_rate"] = self.learning_rate
+        if engine.state.epoch:
+            row["learning_rate"] = self.learning_rate
         if engine.state.epoch % self.val_interval == 0:
             row |= _scalars("val", self.validator.state.metrics)
         self.rows.append(row)

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from ignite.engine import Engine, Events
+from torch.optim.swa_utils import AveragedModel
 
 from label_efficient.data.seen_images import images_trained_on
 from label_efficient.engine.best_weights import BestWeights
@@ -34,6 +35,7 @@ class RunRecord:
         key_metric: Name of its metric that chooses the best epoch, the larger the better.
         model_info: Content of `model.json`.
         data: The data set.
+        first_weights: Weights that training starts from, or None: epoch 0, and kept where no epoch is better.
         free_on_resume: Settings of the bundle's own that may be others in a resumed run.
     """
 
@@ -48,6 +50,7 @@ class RunRecord:
     model_info: Mapping[str, Any]
     data: Any
     average: torch.nn.Module | None = None
+    first_weights: str | None = None
     free_on_resume: Collection[str] = ()
 
     def __post_init__(self) -> None:
@@ -96,7 +99,8 @@ class RunRecord:
         self.best_weights.load_state_dict(self.at_start["best"])
         self.history.load_state_dict(self.at_start["history"])
         self.run_folder.open()
-        if self.run_folder.resumes:
+        resumed = self.run_folder.resumes
+        if resumed:
             self.checkpoint.restore(engine)
             self.best_weights.stops(engine)
         else:
@@ -109,3 +113,17 @@ class RunRecord:
         if rank == 0:
             path = self.run_folder.file("config.json")
             write_json(path, {"settings": self.settings, "config": self.config})
+        if self.first_weights is not None and not resumed:
+            self._judge_start(engine)
+
+    def _judge_start(self, engine: Engine) -> None:
+        """Validate the weights that the training starts from, as epoch 0."""
+        if isinstance(self.average, AveragedModel):  # made before another program loaded its weights
+            self.average.module.load_state_dict(self.network.state_dict())
+        self.validator.run()
+        figures = ", ".join(
+            f"{n} {v:.4g}" for n, v in self.validator.state.metrics.items() if n in (self.key_metric, "acc")
+        )
+        logger.info("starting from %s, on validation: %s", self.first_weights, figures)
+        self.best_weights(engine)
+        self.history(engine)

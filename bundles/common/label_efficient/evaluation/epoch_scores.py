@@ -9,7 +9,7 @@ import torch
 from monai.handlers import IgniteMetricHandler
 from monai.metrics import CumulativeIterationMetric
 
-from label_efficient.evaluation.metrics import accuracy, auc, undefined_classes
+from label_efficient.evaluation.metrics import accuracy, auc, per_class
 
 logger = logging.getLogger(__name__)
 
@@ -35,14 +35,22 @@ class EpochScore(CumulativeIterationMetric):
         return [y_pred, y]
 
     def aggregate(self) -> torch.Tensor:
-        """The score of everything accumulated, a float64 scalar; NaN where it is undefined."""
+        """The score of everything accumulated, a float64 scalar.
+
+        Classes whose AUC is undefined are left out of the mean, which only compares epochs on the same images; NaN
+        where that of all is.
+        """
         probabilities, targets = (buffer.cpu() for buffer in self.get_buffer())
         value = self.compute(targets, probabilities, self.task)
-        if math.isnan(value) and not self._warned:
-            self._warned = True
+        if math.isnan(value):
             names = [str(k) for k in range(probabilities.shape[1])]
-            missing = undefined_classes(targets, probabilities, self.task, names)
-            logger.warning("The AUC is undefined: no image, or every image, is of class %s.", ", ".join(missing))
+            areas = {row["class"]: row["auc"] for row in per_class(targets, probabilities, self.task, names)}
+            defined = [area for area in areas.values() if not math.isnan(area)]
+            value = sum(defined) / len(defined) if defined else math.nan
+            if not self._warned:
+                self._warned = True
+                text = "The AUC is undefined: no image, or every image, is of class %s."
+                logger.warning(text, ", ".join(name for name, area in areas.items() if math.isnan(area)))
         return torch.tensor(value, dtype=torch.float64)
 
 

@@ -131,6 +131,12 @@ class RunEvaluation(ABC, Generic[OutcomeT]):
         if rows := self.rows(outcomes):
             write_csv(self.run_folder.file("predictions.csv"), rows)
         self.show(metrics)
+        if metrics["chosen_epoch"] == 0:
+            logger.warning(
+                "no epoch was better on validation than the weights that the training started from: %s has these, "
+                "unchanged. More images, more epochs or another learning_rate may help",
+                self.ckpt_path,
+            )
         logger.info("drawing the figures and writing the report")
         self.report(metrics, raw, outcomes)
         logger.info("report, figures, predictions and weights: %s", self.output_dir)
