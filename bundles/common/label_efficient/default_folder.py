@@ -9,8 +9,8 @@ import torch.distributed as dist
 from label_efficient import monai_bridge
 from label_efficient.engine.distributed import rank_and_size
 from label_efficient.output_names import output_name
-from label_efficient.run_account import Account
-from label_efficient.run_folder import OUR_NAMES, Kind, in_use
+from label_efficient.run_account import Account, in_use
+from label_efficient.run_folder import OUR_NAMES, Kind
 
 
 def default_folder(parent: str, name: str, kind: Kind, latest: bool = False) -> str:

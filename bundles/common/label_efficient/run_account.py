@@ -9,6 +9,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock, Timeout
+
 from label_efficient.files import write_json, write_whole
 from label_efficient.output_names import is_inside
 
@@ -84,3 +86,22 @@ class Account:
     def _write(self) -> None:
         text = "".join(json.dumps(name) + "\n" for name in sorted(self.names))
         write_whole(self.folder / BOOKS / "files.jsonl", lambda file: file.write(text.encode()))
+
+
+def in_use(folder: Path) -> bool:
+    """Whether a run holds a folder."""
+    if not (folder / BOOKS / "lock").is_file():
+        return False
+    lock = lock_of(folder)
+    with contextlib.suppress(Timeout, OSError):
+        if not lock.is_locked:  # by this process
+            lock.acquire(timeout=0)
+            lock.release()
+            return False
+    return True
+
+
+def lock_of(folder: Path) -> FileLock:
+    """The lock of a folder."""
+    # One a process: a program may open the folder of a run that it has broken off.
+    return FileLock((folder / BOOKS).resolve() / "lock", thread_local=False, is_singleton=True)

@@ -23,7 +23,7 @@ from label_efficient.engine.distributed import rank_and_size
 from label_efficient.engine.ending import at_end
 from label_efficient.files import write_json
 from label_efficient.output_names import is_inside
-from label_efficient.run_account import BOOKS, Account
+from label_efficient.run_account import BOOKS, Account, lock_of
 from label_efficient.settings import SettingsError
 
 Kind = Literal["training", "weights", "evaluation", "inference"]
@@ -187,7 +187,7 @@ class RunFolder:
     def _take(self) -> None:
         try:
             self.books.mkdir(parents=True, exist_ok=True)
-            lock = _lock_of(self.output_dir)
+            lock = lock_of(self.output_dir)
             lock.acquire(timeout=_PATIENCE)
         except Timeout as error:
             who = "another run"
@@ -279,24 +279,6 @@ class RunFolder:
     def _mark(self) -> None:
         weights = os.path.abspath(self.weights.output_dir)
         self.account.mark({"kind": self.kind, "id": self.id, "started": _now(), "weights": weights})
-
-
-def in_use(folder: Path) -> bool:
-    """Whether a run holds a folder."""
-    if not (folder / BOOKS / "lock").is_file():
-        return False
-    lock = _lock_of(folder)
-    with contextlib.suppress(Timeout, OSError):
-        if not lock.is_locked:  # by this process
-            lock.acquire(timeout=0)
-            lock.release()
-            return False
-    return True
-
-
-def _lock_of(folder: Path) -> FileLock:
-    # One a process: a program may open the folder of a run that it has broken off.
-    return FileLock((folder / BOOKS).resolve() / "lock", thread_local=False, is_singleton=True)
 
 
 @dataclass(frozen=True)
