@@ -27,7 +27,9 @@ from multimix.demo_data import make_demo_images
 ROOT = Path(__file__).resolve().parents[2]
 CLASSES = ["dark", "middle", "light"]
 FILMS = ["clear", "opacity"]
-LEFT = """model.pt model.json checkpoint.pt checkpoint_before.pt history.csv metrics.json predictions.csv config.json tensorboard figures
+LEFT = """model.pt model.json checkpoint.pt checkpoint_before.pt history.csv metrics.json predictions.csv config.json
+tensorboard
+figures
 report.html train.log""".split()
 Content = dict[str, Any]
 
