@@ -178,7 +178,8 @@ class TrainingSettings(_AnyRun):
     )  # fmt: skip
     image_size: int = setting("pixels a side that the network sees", DATA, ge=1)
     class_weights: ClassWeights = setting(
-        "of the loss: `balanced` (inverse frequency), or a list of one weight per class; their mean over the images is 1", TRAINING,
+        "of the loss: `balanced` (inverse frequency), or a list of one weight per class; their mean over the "
+        "images is 1", TRAINING,
         expected="none, balanced or a list of one number per class",
     )  # fmt: skip
     max_epochs: int = setting("passes over the training images", TRAINING, ge=1, le=100_000)
