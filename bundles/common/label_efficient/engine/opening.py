@@ -11,7 +11,8 @@ import torch
 from label_efficient.engine.autocast import half_precision
 from label_efficient.engine.distributed import rank_and_size
 from label_efficient.engine.log import log_to_file, table
-from label_efficient.settings import Settings
+from label_efficient.evaluation.metrics import BINARY
+from label_efficient.settings import Settings, SettingsError
 
 logger = logging.getLogger(__name__)
 
@@ -28,6 +29,10 @@ class Opening:
 
     def show(self) -> None:
         """Log it, on rank 0."""
+        if "target_specificity" in self.settings.changed and self.data.task != BINARY:
+            raise SettingsError(
+                f"target_specificity has no effect: it is for two classes, and this is {self.data.task}"
+            )
         if rank_and_size()[0] != 0:
             logging.getLogger().setLevel(logging.WARNING)
             return
