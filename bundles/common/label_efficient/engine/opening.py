@@ -30,9 +30,8 @@ class Opening:
     def show(self) -> None:
         """Log it, on rank 0."""
         if "target_specificity" in self.settings.changed and self.data.task != BINARY:
-            raise SettingsError(
-                f"target_specificity has no effect: it is for two classes, and this is {self.data.task}"
-            )
+            task = self.data.task
+            raise SettingsError(f"target_specificity has no effect: it is for two classes, and this is {task}")
         if rank_and_size()[0] != 0:
             logging.getLogger().setLevel(logging.WARNING)
             return
