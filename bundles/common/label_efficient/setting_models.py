@@ -222,7 +222,8 @@ class TrainingSettings(_AnyRun):
         options=("error", "warn", "ignore"),
     )  # fmt: skip
     class_weights: ClassWeights = setting(
-        "of the loss: `balanced` (inverse frequency), or a list of one weight per class", TRAINING,
+        "of the loss: `balanced` (inverse frequency), or a list of one weight per class; their mean over the "
+        "images is 1", TRAINING,
         expected="none, balanced or a list of one number per class",
     )  # fmt: skip
     max_epochs: int = setting("passes over the training images", TRAINING, ge=1, le=100_000)

@@ -12,7 +12,7 @@ from label_efficient.engine.autocast import half_precision
 from label_efficient.engine.distributed import rank_and_size
 from label_efficient.engine.log import log_to_file, table
 from label_efficient.run_folder import RunFolder
-from label_efficient.settings import Settings
+from label_efficient.settings import Settings, SettingsError
 
 logger = logging.getLogger(__name__)
 
@@ -33,6 +33,10 @@ class Opening:
 
     def show(self) -> None:
         """Log it, on rank 0."""
+        if "target_specificity" in self.settings.changed and len(self.data.classes) != 2:
+            raise SettingsError(
+                f"target_specificity has no effect: it is for two classes, and these are {len(self.data.classes)}"
+            )
         self.data.notes[:0] = check_unseen(self.data, self.ckpt_path, self.settings["copies"])
         self.run_folder.open()
         if rank_and_size()[0] != 0:
