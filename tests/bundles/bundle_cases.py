@@ -27,8 +27,8 @@ from multimix.demo_data import make_demo_images
 ROOT = Path(__file__).resolve().parents[2]
 CLASSES = ["dark", "middle", "light"]
 FILMS = ["clear", "opacity"]
-LEFT = """model.pt model.json model.images.npy checkpoint.pt checkpoint_before.pt history.csv metrics.json predictions.csv
-config.json tensorboard figures report.html train.log .run""".split()
+LEFT = """model.pt model.json model.images.npy checkpoint.pt checkpoint_before.pt history.csv metrics.json
+predictions.csv config.json tensorboard figures report.html train.log .run""".split()
 Content = dict[str, Any]
 
 
