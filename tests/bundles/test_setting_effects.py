@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from label_efficient.engine.step_cost import device_memory
 from label_efficient.monai_bridge import reached_by_run
-from label_efficient.setting_models import facts, problems_of
+from label_efficient.setting_fields import facts
+from label_efficient.setting_models import problems_of
 from label_efficient.settings import setting_names
 
 # Read by name from the settings rather than through a reference.

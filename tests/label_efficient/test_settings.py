@@ -4,8 +4,9 @@ from typing import Any
 
 import pytest
 
+from label_efficient.setting_fields import setting
 from label_efficient.setting_help import default_in_words, settings_table
-from label_efficient.setting_models import SettingsModel, problems_of, setting
+from label_efficient.setting_models import SettingsModel, problems_of
 
 
 class Model(SettingsModel):

@@ -9,7 +9,16 @@ from typing import Any
 
 from pydantic.fields import FieldInfo
 
-from label_efficient.setting_models import DATA, METHOD, RUN, TRAINING, SettingsModel, expectation, facts, in_words
+from label_efficient.setting_fields import (
+    DATA,
+    METHOD,
+    RUN,
+    TRAINING,
+    expectation,
+    facts,
+    in_words,
+)
+from label_efficient.setting_models import SettingsModel
 
 _BY_DATASET = re.compile(r"\$(.+) if @dataset == 'demo' else (.+)")
 

@@ -4,19 +4,21 @@ from collections.abc import Mapping
 from typing import Any
 
 from label_efficient.networks.backbones import BACKBONES, check_image_size
-from label_efficient.setting_models import (
+from label_efficient.setting_fields import (
     DATA,
     RUN,
     TRAINING,
     Above,
+    OtherThan,
+    setting,
+)
+from label_efficient.setting_models import (
     AverageDecay,
     ClassifierTraining,
     InferenceSettings,
     LrFactor,
     LrSchedule,
     LrStep,
-    OtherThan,
-    setting,
 )
 
 from .attention import ATTENTIONS

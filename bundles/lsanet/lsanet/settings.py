@@ -5,16 +5,8 @@ from typing import Any
 
 from label_efficient.networks.backbones import BACKBONES, check_attention, check_image_size
 from label_efficient.networks.block_attention import ATTENTIONS
-from label_efficient.setting_models import (
-    DATA,
-    RUN,
-    TRAINING,
-    Above,
-    ClassifierTraining,
-    InferenceSettings,
-    KeepAspect,
-    setting,
-)
+from label_efficient.setting_fields import DATA, RUN, TRAINING, Above, setting
+from label_efficient.setting_models import ClassifierTraining, InferenceSettings, KeepAspect
 
 from .layer_attention import LSA_VARIANTS
 from .network import METHODS, METHODS_WITH_LSA, METHODS_WITH_SYNERGY, check_nodes

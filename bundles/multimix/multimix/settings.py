@@ -3,10 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
+from label_efficient.setting_fields import DATA, RUN, TRAINING, setting
 from label_efficient.setting_models import (
-    DATA,
-    RUN,
-    TRAINING,
     AverageDecay,
     ClassWeights,
     InferenceSettings,
@@ -15,7 +13,6 @@ from label_efficient.setting_models import (
     LrSchedule,
     LrStep,
     TrainingSettings,
-    setting,
 )
 
 from .augment import AUGMENTATIONS

@@ -13,7 +13,8 @@ from torch import nn
 
 from label_efficient.data.seen_images import write_seen_images
 from label_efficient.files import read_json, sha256, versions, write_json, write_whole
-from label_efficient.setting_models import SettingsModel, problems_of, setting
+from label_efficient.setting_fields import setting
+from label_efficient.setting_models import SettingsModel, problems_of
 from label_efficient.tensor_files import read_tensors
 
 logger = logging.getLogger(__name__)
