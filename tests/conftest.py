@@ -31,3 +31,11 @@ def real_data() -> Path:
     if not folder.is_dir():
         pytest.skip(f"real images are not on this machine: {folder} (set REAL_DATA_DIR)")
     return folder
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item, call):
+    """What a test has logged, names that are not UTF-8 escaped: a report goes to another process as UTF-8."""
+    report = yield
+    report.sections = [(title, text.encode(errors="backslashreplace").decode()) for title, text in report.sections]
+    return report
