@@ -57,7 +57,6 @@ EVERY_BUNDLE = [
     ({"device": "gpu"}, ["device='gpu'", "cpu"]),
     *[({"device": name}, [f"device='{name}': expected cpu"]) for name in ("cuda:99", "meta", "xpu:7", "hpu")],
     ({"num_workers": 500, "max_epochs": 10**9}, ["num_workers=500", "at most 128", "max_epochs=1000000000"]),
-    ({"early_stop_patience": 5, "max_epochs": 6}, ["early_stop_patience=5 has no effect with max_epochs=6"]),
     ({"pretrained": True, "ckpt_path": "a.pt"}, ["pretrained and ckpt_path", "give one"]),
     ({"dataset_dir": "somewhere"}, ["dataset_dir has no effect with dataset='demo'"]),
     ({"val_interval": 5, "max_epochs": 4}, ["val_interval=5 is more than max_epochs=4"]),
@@ -121,7 +120,6 @@ OF_ONE_BUNDLE = {
         ({"method": "unet", "class_weights": "balanced"}, ["class_weights='balanced' has no effect", "umtl"]),
         ({"method": "encssl", "alpha": 1, "write_masks": False}, ["alpha=1 has no effect", "write_masks=False has no"]),
         ({"method": "unet", "calibrate": True}, ["calibrate=True has no effect with method='unet'"]),
-        ({"lr_step": 9, "max_epochs": 9}, ["lr_step=9 has no effect with max_epochs=9"]),
         ({"lr_factor": 1, "lr_step": 2}, ["lr_step=2 has no effect with lr_factor=1", "other than 1"]),
         ({"lr_schedule": "one_cycle", "lr_step": 3}, ["lr_step=3 has no effect", "lr_schedule='one_cycle'", "'step'"]),
         ({"lr_schedule": "constant", "lr_factor": 0.5}, ["lr_factor=0.5 has no effect with lr_schedule='constant'"]),
@@ -159,8 +157,6 @@ OF_ONE_BUNDLE = {
         ),
         ({"num_instances": 5000}, ["num_instances=5000: a square image has 625 places", "smaller min_box"]),
         ({"num_instances": 1, "pooling": "concat"}, ["pooling='concat' has no effect with num_instances=1", "above 1"]),
-        ({"lambda_every": 6, "max_epochs": 6}, ["lambda_every=6 has no effect with max_epochs=6"]),
-        ({"lambda_floor": 0.5, "max_epochs": 3}, ["lambda_floor=0.5 has no effect with max_epochs=3"]),
         ({"attention": "none", "attended_classifier": False}, ["attended_classifier=False has no", "other than none"]),
         ({"max_box": 0.3, "min_box": 0.4}, ["min_box=0.4 is more than max_box=0.3", "smaller min_box"]),
         ({"max_box": 0.3, "window_box": 0.4}, ["window_box=0.4 is more than max_box=0.3"]),
@@ -230,6 +226,24 @@ RIGHT = [
 def test_settings_at_the_border_are_right(case, changes):
     settings = asked(case, "settings", **changes)
     assert {name: settings[name] for name in changes} == changes
+
+
+TOO_LATE = [
+    *[(name, {"early_stop_patience": 5, "max_epochs": 6}, ["early_stop_patience=5"]) for name in CASES],
+    ("multimix", {"lr_step": 9, "max_epochs": 9}, ["lr_step=9"]),
+    (
+        "gated_attention",
+        {"lambda_every": 6, "lambda_step": 0.2, "max_epochs": 6},
+        ["lambda_step=0.2", "lambda_every=6"],
+    ),
+    ("gated_attention", {"lambda_every": 6, "early_stop_patience": 5, "max_epochs": 7}, []),
+]
+
+
+@pytest.mark.parametrize(("case", "changes", "late"), TOO_LATE, indirect=["case"])
+def test_settings_that_act_after_the_last_epoch_are_said(case, changes, late):
+    notes = asked(case, "settings", **changes).notes
+    assert [note.partition(" has no effect with max_epochs=")[0] for note in notes] == late
 
 
 WORDS = {

@@ -182,20 +182,16 @@ class TrainingSettings(_AnyRun):
                 f"val_interval={self.val_interval} is more than max_epochs={self.max_epochs}: no epoch would be "
                 "validated, and none chosen"
             )
-        return problems + self._beyond_the_run(changed)
+        return problems
 
-    def _beyond_the_run(self, changed: Mapping[str, Any]) -> list[str]:
-        """Given settings that would act after the last epoch alone; a default may, where the run is a short one."""
+    def too_late(self) -> dict[str, str]:
+        """Settings that act after the last epoch alone, and when: a longer run may yet continue this one."""
         stop, late = (self.early_stop_patience + 1) * self.val_interval, {}
         if self.early_stop_patience and stop >= self.max_epochs:
             late["early_stop_patience"] = f"a run may stop from epoch {stop} on"
         if getattr(self, "lr_schedule", "") == "step" and (step := getattr(self, "lr_step", 0)) >= self.max_epochs:
             late |= dict.fromkeys(("lr_step", "lr_factor"), f"the rate falls after epoch {step}")
-        return [
-            f"{name}={changed[name]!r} has no effect with max_epochs={self.max_epochs}: {why}"
-            for name, why in late.items()
-            if name in changed
-        ]
+        return late
 
 
 class ClassifierTraining(TrainingSettings):

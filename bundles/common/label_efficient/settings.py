@@ -11,7 +11,7 @@ from typing import Any
 from label_efficient import monai_bridge
 from label_efficient.files import read_json
 from label_efficient.setting_help import help_text
-from label_efficient.setting_models import SettingsModel, problems_of
+from label_efficient.setting_models import SettingsModel, TrainingSettings, problems_of
 from label_efficient.versions import check_copy
 
 
@@ -67,6 +67,12 @@ def read_settings(bundle_root: str, model: type[SettingsModel]) -> Settings:
     settings = Settings(values, {n: values[n] for n in names if given.get(n) != defaults[n]}, bundle_root)
     if problems := problems_of(model, settings, settings.changed):
         raise SettingsError("; ".join(problems))
+    if issubclass(model, TrainingSettings) and "evaluate" not in given:
+        settings.notes += [
+            f"{name}={settings[name]!r} has no effect with max_epochs={settings['max_epochs']}: {why}"
+            for name, why in model.model_validate(dict(settings)).too_late().items()
+            if name in settings.changed
+        ]
     if "evaluate" in given and (idle := [n for n in settings.changed if n not in monai_bridge.reached_by_run()]):
         settings.notes.append(f"settings of a training, without effect on this evaluation: {', '.join(idle)}")
     changes = monai_bridge.changes_of_consumers()

@@ -104,7 +104,15 @@ class Training(ClassifierTraining):
         problems = super().broken_rules(changed)
         if self.dataset == "demo" and self.reference_boxes is not None:
             problems.append("reference_boxes has no effect with dataset='demo': give dataset too")
-        return problems + _problems_of_lambda(self, changed) + _problems_of_sizes(self)
+        return problems + _problems_of_lambda(self) + _problems_of_sizes(self)
+
+    def too_late(self) -> dict[str, str]:
+        """As in `TrainingSettings`."""
+        late = super().too_late()
+        if self.method == "fusion" and self.lambda_every >= self.max_epochs:
+            falls = f"lambda falls after epoch {self.lambda_every}"
+            late |= dict.fromkeys(("lambda_step", "lambda_every", "lambda_floor"), falls)
+        return late
 
 
 class Inference(InferenceSettings):
@@ -113,7 +121,7 @@ class Inference(InferenceSettings):
     overlays: bool = setting("attention, boxes and crops as pictures")
 
 
-def _problems_of_lambda(settings: Training, changed: Mapping[str, Any]) -> list[str]:
+def _problems_of_lambda(settings: Training) -> list[str]:
     """Lambda that stays 1 whatever the run's length is a mistake; a default that is too long for a run is warned of."""
     if settings.method != "fusion":
         return []
@@ -126,16 +134,6 @@ def _problems_of_lambda(settings: Training, changed: Mapping[str, Any]) -> list[
             f"lambda stays 1 for ever ({why}): the fusion, which predicts, would never be trained; give a lambda_step "
             "above 0 and a lambda_floor below 1, or method='global' for the global branch alone"
         ]
-    late = [name for name in ("lambda_step", "lambda_every", "lambda_floor") if name in changed]
-    if every >= settings.max_epochs and late:
-        return [
-            f"{name}={changed[name]!r} has no effect with max_epochs={settings.max_epochs}: lambda falls after epoch "
-            f"{every}"
-            for name in late
-        ]
-    lowest = lambda_at(settings.max_epochs, start=start, step=settings.lambda_step, every=every, floor=0)
-    if "lambda_floor" in changed and 0 < floor < lowest:
-        return [f"lambda_floor={floor} has no effect with max_epochs={settings.max_epochs}: lambda falls to {lowest:g}"]
     patience, interval = settings.early_stop_patience, settings.val_interval
     if start == 1 and patience and (patience + 1) * interval <= every:
         return [
