@@ -236,7 +236,7 @@ TOO_LATE = [
         {"lambda_every": 6, "lambda_step": 0.2, "max_epochs": 6},
         ["lambda_step=0.2", "lambda_every=6"],
     ),
-    ("gated_attention", {"lambda_every": 6, "early_stop_patience": 5, "max_epochs": 7}, []),
+    ("gated_attention", {"lambda_every": 6, "lambda_floor": 0.2, "max_epochs": 7}, []),
 ]
 
 

@@ -120,7 +120,7 @@ BROKEN_OFF = [
     ("gated_attention", {"average_decay": 0.5, "augment": "strong"}),
     ("gated_attention", {"lr_schedule": "one_cycle", "cache": False}),
     ("gated_attention", {"method": "global", "lr_step": 1}),
-    ("lsanet", {"augment": "light", "lr_schedule": "cosine", "cache": False}),
+    ("lsanet", {"augment": "light", "lr_schedule": "cosine"}),
 ]
 
 

@@ -6,8 +6,11 @@ import sys
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
+from label_efficient.data.image_files import list_images
 from label_efficient.default_folder import default_folder
+from label_efficient.files import short_name
 from label_efficient.run_account import Account
 from label_efficient.run_folder import OUR_NAMES, RunFolder
 from label_efficient.settings import SettingsError
@@ -155,7 +158,7 @@ def test_a_run_killed_while_it_takes_the_place_of_another_is_complete_at_the_nex
 
 def test_remains_of_a_killed_run_go_and_nobody_elses(tmp_path):
     _run(tmp_path, names=["checkpoint.pt"]).close()
-    (tmp_path / ".checkpoint.pt.77.tmp").write_text("half")
+    (tmp_path / f".{short_name('checkpoint.pt')}.77.tmp").write_text("half")
     (tmp_path / ".mine.77.tmp").write_text("mine")
     (tmp_path / ".run" / "files.jsonl").open("a").write('"torn')
     run = RunFolder(tmp_path, "training", resume=True)
@@ -234,12 +237,23 @@ def test_a_folder_of_books_that_is_not_ours(tmp_path, make):
         RunFolder(tmp_path, "training").open()
 
 
-def test_nothing_is_written_below_the_images_that_are_all_read(tmp_path):
-    for folder in (tmp_path, tmp_path / "out"):
-        with pytest.raises(SettingsError, match="is inside of dataset_dir"):
-            RunFolder(folder, "inference", images=tmp_path).open()
-    (tmp_path / "images").mkdir()
-    RunFolder(tmp_path, "inference", images=tmp_path / "images").open()
+def test_nothing_is_written_among_the_images_that_are_all_read(tmp_path):
+    Image.new("L", (4, 4)).save(tmp_path / "a.png")
+    with pytest.raises(SettingsError, match="is dataset_dir, all of whose images are predicted"):
+        RunFolder(tmp_path, "inference", images=tmp_path).open()
+    run = RunFolder(tmp_path / "out", "inference", images=tmp_path)
+    Image.new("L", (4, 4)).save(run.file("overlay.png"))
+    run.close()
+    assert list_images(tmp_path) == [tmp_path / "a.png"]
+
+
+def test_a_run_that_was_refused_before_it_wrote_leaves_nothing(tmp_path):
+    (tmp_path / "mine").mkdir()
+    for folder in (tmp_path / "out", tmp_path / "mine"):
+        run = RunFolder(folder, "inference")
+        run.open()
+        run.close()
+    assert list(tmp_path.rglob("*")) == [tmp_path / "mine"]
 
 
 def test_default_folders_are_numbered(tmp_path):

@@ -109,6 +109,11 @@ class _Disk(io.FileIO):
             raise
 
 
+def short_name(name: str) -> str:
+    """What stands for a name of any length in that of the file that `write_whole` renames."""
+    return hashlib.sha256(name.encode(errors="backslashreplace")).hexdigest()[:16]
+
+
 def write_whole(path: str | Path, write: Callable[[BinaryIO], Any], *, earlier: Path | None = None) -> None:
     """Write a file whole or not at all: under a temporary name beside it, then renamed.
 
@@ -118,8 +123,7 @@ def write_whole(path: str | Path, write: Callable[[BinaryIO], Any], *, earlier: 
         OSError: Naming the file and, of a full disk, what to do; what was there is as it was.
     """
     path = Path(path)
-    name = hashlib.sha256(path.name.encode(errors="backslashreplace")).hexdigest()[:16]  # of any length
-    temporary = path.with_name(f".{name}.{os.getpid()}.tmp")
+    temporary = path.with_name(f".{short_name(path.name)}.{os.getpid()}.tmp")
     disk = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -11,7 +11,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from label_efficient.files import write_json, write_whole
+from label_efficient.files import short_name, write_json, write_whole
 from label_efficient.output_names import is_inside
 
 BOOKS = ".run"  # folder of the marker, the account, the lock, and a run that has nothing to show yet
@@ -59,10 +59,12 @@ class Account:
 
     def delete_remains(self) -> None:
         """Delete what a run that was killed while it wrote has left of the files here."""
-        for folder in {Path(name).parent for name in self.names if self.leads_inside(name)}:
+        inside = [Path(name) for name in self.names if self.leads_inside(name)]
+        ours = {(path.parent, short_name(path.name)) for path in inside}
+        for folder in {path.parent for path in inside}:
             for found in (self.folder / folder).glob(".*.tmp"):
                 name = _REMAINS.fullmatch(found.name)
-                if name and (folder / name[1]).as_posix() in self.names:
+                if name and (folder, name[1]) in ours:
                     found.unlink()
         self._write()  # without the line of a name that was cut off
 
@@ -86,6 +88,11 @@ class Account:
     def _write(self) -> None:
         text = "".join(json.dumps(name) + "\n" for name in sorted(self.names))
         write_whole(self.folder / BOOKS / "files.jsonl", lambda file: file.write(text.encode()))
+
+
+def is_of_a_run(parent: str, name: str) -> bool:
+    """Whether a folder is marked as that of a run."""
+    return os.path.isfile(os.path.join(parent, name, BOOKS, "owner.json"))
 
 
 def in_use(folder: Path) -> bool:

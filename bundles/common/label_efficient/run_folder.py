@@ -58,7 +58,7 @@ class RunFolder:
         resume: Whether it is continued instead.
         ckpt_dir: Folder of the weights, if it is another one.
         evaluated: The weights that an evaluation is of.
-        images: Folder whose images are all read: nothing is written below it, where it would be read the next time.
+        images: Folder whose images are all read: what is written to it would be read the next time.
 
     Raises:
         SettingsError: On opening, if the folder is a file, cannot be written to, is in use, or holds what must not be
@@ -87,6 +87,7 @@ class RunFolder:
         self.earlier: Account | None = None  # as long as it stands in the place of this run
         self.is_open = False
         self._lock: FileLock | None = None  # while it is held
+        self._made = self.books  # the folder that goes again if nothing is written
         self._writing = threading.Lock()
 
     @property
@@ -177,6 +178,10 @@ class RunFolder:
             self.account, self.earlier = self.earlier, None
         self.is_open = False
         if self._lock is not None:
+            if not self.account.names:  # refused before it had written anything
+                shutil.rmtree(self.books, ignore_errors=True)
+                with contextlib.suppress(OSError):
+                    self._made.rmdir()
             self._lock.release()
             self._lock = None
 
@@ -186,9 +191,15 @@ class RunFolder:
 
     def _take(self) -> None:
         try:
+            if not self.output_dir.is_dir():
+                self._made = self.output_dir
             self.books.mkdir(parents=True, exist_ok=True)
             lock = lock_of(self.output_dir)
             lock.acquire(timeout=_PATIENCE)
+            if not self.books.is_dir():  # who held it had nothing to keep
+                lock.release()
+                self.books.mkdir(parents=True)
+                lock.acquire(timeout=_PATIENCE)
         except Timeout as error:
             who = "another run"
             with contextlib.suppress(OSError, ValueError, KeyError):
@@ -246,10 +257,10 @@ class RunFolder:
     def _refuse_strangers(self) -> None:
         if os.path.lexists(self.output_dir) and not self.output_dir.is_dir():
             raise SettingsError(f"{self._shown} is a file: give a folder")
-        if self.images and self.output_dir.resolve().is_relative_to(Path(self.images).resolve()):
+        if self.images and self.output_dir.resolve() == Path(self.images).resolve():
             raise SettingsError(
-                f"{self._shown} is inside of dataset_dir={str(self.images)!r}, all of whose images are predicted: the "
-                "next time those that are written now would be too; give a folder beside it"
+                f"{self._shown} is dataset_dir, all of whose images are predicted: those that are written now would be "
+                "too, the next time; give a folder in it or beside it"
             )
         names, books = Account(self.output_dir), self.books
         known = names.names | {name.split("/")[0] for name in names.names}

@@ -151,7 +151,7 @@ def _strongest(sums: torch.Tensor, across: torch.Tensor, down: torch.Tensor) -> 
     """
     side = sums.shape[1]
     best = sums.amax(dim=(1, 2), keepdim=True)
-    tied = sums >= best - 1e-6 * best.abs()
+    tied = ~(sums < best - 1e-6 * best.abs())  # of NaN all: the loss refuses it
     # Of two groups of them that are equally near to the middle of all, the one nearer to that of the image.
     away = _from_middle(tied) + 1e-6 * _from_middle(sums > -5e5)
     place = torch.where(tied, away, torch.full_like(away, 1e30)).flatten(1).argmin(dim=1, keepdim=True)

@@ -16,6 +16,7 @@ from label_efficient.data.image_hashes import HASH, KnownHashes, hash_image
 from label_efficient.data.images import MOST_PIXELS, ImageError, is_image_name, read_image, refusal
 from label_efficient.data.tables import FILE_COLUMNS, listed, read_table
 from label_efficient.files import name_of, path_of, printable, read_json, read_text
+from label_efficient.run_account import is_of_a_run
 from label_efficient.settings import SettingsError
 
 _SMALL = 128 * 128 * 3  # bytes of an image
@@ -37,7 +38,8 @@ def list_images(folder: str | os.PathLike[str]) -> list[Path]:
 
     Returns:
         Paths that start with `folder`, sorted by their POSIX path in it: names with `IMAGE_SUFFIXES` (any
-        case), and DICOM files without an ending except DICOMDIR; none whose name starts with "."; each file once.
+        case), and DICOM files without an ending except DICOMDIR; none whose name starts with ".", nor in the folder of
+        a run; each file once.
 
     Raises:
         ImageError: the folder is missing, not a folder, unreadable in part, or holds no image.
@@ -52,7 +54,7 @@ def _find_files(folder: str | os.PathLike[str]) -> tuple[list[Path], list[Path]]
     for place in places:  # grows: what is behind links comes last, for a ring of them has no end
         for root, folders, names in os.walk(place, onerror=errors.append):
             real = os.path.realpath(root)
-            folders[:] = sorted(f for f in folders if f[0] != "." and real not in seen)
+            folders[:] = sorted(f for f in folders if f[0] != "." and real not in seen and not is_of_a_run(root, f))
             if real in seen:
                 continue
             seen.add(real)

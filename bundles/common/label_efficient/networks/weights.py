@@ -28,7 +28,7 @@ class Description(SettingsModel):
     bundle: str = setting("whose network", min_length=1)
     classes: list[Name] = setting("in the order of the outputs", expected="a list of the names of the classes")
     task: str = setting("what a label is", min_length=1)
-    best_epoch: int = setting("which they are of", ge=1)
+    best_epoch: int = setting("which they are of; 0: before the first", ge=0)
     data_sha256: str = setting("of the data of their training", min_length=1)
     sha256: str = setting("of the file", pattern="^[0-9a-f]{64}$", expected="64 hexadecimal digits")
 
