@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from label_efficient.engine.step_cost import device_memory
-from label_efficient.monai_bridge import reached_by_run
+from label_efficient.monai_bridge import reached_by
 from label_efficient.setting_fields import facts
 from label_efficient.setting_models import problems_of
 from label_efficient.settings import setting_names
@@ -26,7 +26,7 @@ IDLE = {
 @pytest.mark.parametrize("kind", ["train", "inference"])
 def test_every_setting_reaches_an_object(case, kind):
     self = workflow(case, kind).parser  # the name by which a parser up the stack is found
-    assert set(setting_names(self.config)) - reached_by_run() <= BY_NAME
+    assert set(setting_names(self.config)) - reached_by("run", "initialize") <= BY_NAME
 
 
 def test_settings_of_a_training_are_no_silent_part_of_an_evaluation(case):

@@ -63,7 +63,7 @@ def test_help_is_printed_before_anything_is_written(words, tmp_path):
     command = ["-m", "monai.bundle", "run", "training", "--config_file", str(root / "configs" / "train.json")]
     done = _python(*command, *words, cwd=tmp_path)
     assert done.returncode == 0, done.stderr[-2000:]
-    assert "--learning_rate (0.001)\n      of Adam. Expected: a number above 0" in done.stdout
+    assert "--weight_decay (0.0)\n      of Adam. Expected: a number of at least 0" in done.stdout
     assert not (root / "runs").exists() and [p.name for p in tmp_path.iterdir()] == ["unpacked"]
 
 

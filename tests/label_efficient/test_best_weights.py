@@ -7,6 +7,7 @@ import torch
 from ignite.engine import Engine
 
 from label_efficient.engine.best_weights import BestWeights
+from label_efficient.run_folder import RunFolder
 
 
 @pytest.mark.parametrize(
@@ -21,8 +22,8 @@ from label_efficient.engine.best_weights import BestWeights
 )
 def test_the_weights_at_the_start_are_replaced_by_better_ones_only(tmp_path, scores, expected):
     trainer, validator = Engine(lambda *_: None), Engine(lambda *_: None)
-    given = {"ckpt_dir": tmp_path, "shipped": torch.nn.Linear(1, 1), "validator": validator, "key_metric": "auc"}
-    given |= {"model_info": {}, "early_stop_patience": 0, "val_interval": 1}
+    given = {"shipped": torch.nn.Linear(1, 1), "validator": validator, "key_metric": "auc", "model_info": {}}
+    given |= {"run_folder": RunFolder(tmp_path, "training"), "early_stop_patience": 0, "val_interval": 1}
     handler = BestWeights(**given)
     for epoch, (auc, acc) in enumerate(scores):
         trainer.state.epoch = epoch

@@ -20,6 +20,7 @@ from label_efficient.engine.log import WarningsOfRun, log_to_file, log_traceback
 from label_efficient.engine.progress import Bar
 from label_efficient.files import write_json, write_whole
 from label_efficient.report.bundle_page import write_bundle_page
+from label_efficient.run_folder import RunFolder
 from label_efficient.settings import Settings, SettingsError
 from label_efficient.tensor_files import read_tensors
 
@@ -279,10 +280,11 @@ def test_equal_warnings_are_one_and_of_a_kind_only_a_few_are_kept():
 
 def test_the_report_begins_with_the_warnings_escaped_and_the_terminal_ends_with_them(tmp_path, caplog):
     caplog.set_level(logging.INFO)
+    folder = RunFolder(tmp_path, "inference")
 
     def run():
         logger.warning("<script>alert(%s)</script> \udcff", 1)
-        write_bundle_page(tmp_path, "title", [], Settings({"debug": False}, {}), {})
+        write_bundle_page(folder, "title", [], Settings({"debug": False}, {}), {})
         logger.info("next")
 
     command_line._guarded(run)()
@@ -292,7 +294,7 @@ def test_the_report_begins_with_the_warnings_escaped_and_the_terminal_ends_with_
         page.index("Warnings of this run") < page.index("&lt;script&gt;alert(1)") < page.index("Settings and versions")
     )
     assert caplog.records[-1].getMessage().startswith("Warnings of this run:\n- <script>alert(1)")
-    write_bundle_page(tmp_path, "title", [], Settings({"debug": False}, {}), {})
+    write_bundle_page(folder, "title", [], Settings({"debug": False}, {}), {})
     assert "Warnings" not in (tmp_path / "report.html").read_text(encoding="utf-8")
 
 

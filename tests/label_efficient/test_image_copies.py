@@ -101,8 +101,8 @@ def test_the_next_start_reads_only_what_has_changed(files, monkeypatch):
     first = read_images(files, cache=False)[1]
     files[2].write_bytes(files[3].read_bytes())
     opened = []
-    read = read_image
-    monkeypatch.setattr("label_efficient.data.image_files.read_image", lambda p: (opened.append(str(p)), read(p))[1])
+    read, place = read_image, "label_efficient.data.image_files.read_image"
+    monkeypatch.setattr(place, lambda p, **_: (opened.append(str(p)), read(p))[1])
     second = read_images(files, cache=False)[1]
     assert opened[1:] == [str(files[2])]  # the first is opened for its size
     assert np.array_equal(first[[0, 1, 3, 4]], second[[0, 1, 3, 4]]) and second[2] == first[3]

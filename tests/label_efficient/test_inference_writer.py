@@ -107,7 +107,7 @@ def test_an_earlier_run_goes_with_all_of_its_pictures_once_there_are_predictions
 
 def test_outputs_that_are_not_finite_are_refused(tmp_path):
     with pytest.raises(ValueError, match=r"none of the 1 files has a prediction.*output is not finite"):
-        run(tmp_path, ["x.png"], [""], [[float("nan"), 0.5]])
+        run(tmp_path / "alone", ["x.png"], [""], [[float("nan"), 0.5]])
     pred = [[0.9, 0.1], [float("nan"), 0.5], [float("inf"), 0.5], [0.2, 0.8]]
     writer, rows = run(tmp_path, ["a.png", "b.png", "c.png", "d.png"], [""] * 4, pred)
     assert [row["pred"] for row in rows] == ["a", "", "", "b"] and rows[1]["p_a"] == rows[1]["uncertainty"] == ""

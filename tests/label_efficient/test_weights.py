@@ -71,7 +71,7 @@ def broken(kind, weights, path):
     [
         ("nan", "1 of its tensors, the first layer.bias, are not finite"),
         ("inf", "not finite"),
-        ("bit", "the checksum of .* in it is another|is not the file that .*model\\.json describes"),
+        ("bit", "is damaged or was cut short|is not the file that .*model\\.json describes"),
         ("state_dict", r"no plain weights \(its first names are \['state_dict'\]"),
         ("model", "not its checkpoint.pt"),
         ("folder", "is a folder: give the file in it"),

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from scipy.special import expit, softmax
+from torch.utils.data import DataLoader
 
 from label_efficient.data.class_lists import MULTI_LABEL
 from label_efficient.evaluation.predictions import normalised_entropy
@@ -321,7 +322,7 @@ def test_predict_runs_a_loader_with_an_uneven_last_batch(keep_nodes, ensembles):
         network = build_shipped(described())
         network.load_state_dict(weights)
     x = images(5)
-    loader = [{"image": part, "label": torch.zeros(len(part))} for part in x.split(2)]
+    loader = DataLoader([{"image": image, "label": torch.zeros(())} for image in x], batch_size=2)
     found = predict(network, loader, prepare_batch=as_pair, device="cpu", amp=False)
     logits, disagreement = found["logits"], found.get("uncertainty")
     with torch.no_grad():

@@ -127,7 +127,9 @@ def test_dropout_is_of_both_halves_and_of_training_only():
     network.train()
     network.decoder(kept, image, saliency)
     assert max(dropped[:4]) < 0.01 and all(share == pytest.approx(0.5, abs=0.02) for share in dropped[4:])
-    assert not any(block.dropout for block in build_shipped({"method": "umtls", "classes": "ab"}).decoder.blocks)
+    assert not any(
+        block.dropout for block in build_shipped({"method": "umtls", "classes": "ab", "image_size": 32}).decoder.blocks
+    )
 
 
 @pytest.mark.parametrize("method", METHODS)

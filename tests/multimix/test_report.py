@@ -58,9 +58,8 @@ class _Page(HTMLParser):
         self.inside = ""
 
     def table(self, first: str) -> dict[str, dict[str, str]]:
-        """The table with a row of this name: row to column to cell."""
-        (found,) = [t for t in self.tables if any(row[0] == first for row in t)]
-        head, *rows = found
+        """The first table with a row of this name: row to column to cell."""
+        head, *rows = next(t for t in self.tables if any(row[0] == first for row in t))
         return {row[0]: dict(zip(head[1:], row[1:], strict=True)) for row in rows}
 
 

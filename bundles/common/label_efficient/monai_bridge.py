@@ -28,9 +28,9 @@ def resolved(name: str) -> Any:
     return None if parser is None else parser.get_parsed_content(name)
 
 
-def reached_by_run() -> set[str]:
-    """IDs of all that the key `run` of the config being parsed refers to, and what that refers to."""
-    parser, reached, todo = _calling_parser(), set(), ["run"]
+def reached_by(*names: str) -> set[str]:
+    """IDs of all that these keys of the config being parsed refer to, and what that refers to."""
+    parser, reached, todo = _calling_parser(), set(), list(names)
     while todo and parser is not None:
         name = todo.pop()
         if name not in reached:

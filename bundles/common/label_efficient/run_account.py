@@ -7,7 +7,7 @@ import re
 import shutil
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from filelock import FileLock, Timeout
 
@@ -16,6 +16,14 @@ from label_efficient.output_names import is_inside
 
 BOOKS = ".run"  # folder of the marker, the account, the lock, and a run that has nothing to show yet
 _REMAINS = re.compile(r"\.(.+)\.\d+\.tmp")  # as `files.write_whole` calls them
+
+
+class Folder(Protocol):
+    """Where figures are drawn: a path, or a folder of a run, which keeps account of them."""
+
+    def __truediv__(self, name: str, /) -> Path:
+        """Place of a file."""
+        ...
 
 
 class Account:

@@ -14,7 +14,7 @@ import uuid
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Literal
 
 import torch.distributed as dist
 from filelock import FileLock, Timeout
@@ -23,7 +23,7 @@ from label_efficient.engine.distributed import rank_and_size
 from label_efficient.engine.ending import at_end
 from label_efficient.files import write_json
 from label_efficient.output_names import is_inside
-from label_efficient.run_account import BOOKS, Account, lock_of
+from label_efficient.run_account import BOOKS, Account, Folder, lock_of
 from label_efficient.settings import SettingsError
 
 Kind = Literal["training", "weights", "evaluation", "inference"]
@@ -38,14 +38,6 @@ OUR_NAMES = frozenset(
 )
 _WORTH = ("model.pt", *CHECKPOINTS, "metrics.json", "predictions.csv")  # a run without any of them is none to keep
 _PATIENCE = 6.0  # seconds in which the workers of a run that was killed notice it, and let go of its lock
-
-
-class Folder(Protocol):
-    """Where figures are drawn: a path, or a folder of a run, which keeps account of them."""
-
-    def __truediv__(self, name: str, /) -> Path:
-        """Place of a file."""
-        ...
 
 
 class RunFolder:

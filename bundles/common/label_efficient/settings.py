@@ -73,7 +73,8 @@ def read_settings(bundle_root: str, model: type[SettingsModel]) -> Settings:
             for name, why in model.model_validate(dict(settings)).too_late().items()
             if name in settings.changed
         ]
-    if "evaluate" in given and (idle := [n for n in settings.changed if n not in monai_bridge.reached_by_run()]):
+    used = monai_bridge.reached_by("run", "initialize")
+    if "evaluate" in given and (idle := [name for name in settings.changed if name not in used]):
         settings.notes.append(f"settings of a training, without effect on this evaluation: {', '.join(idle)}")
     changes = monai_bridge.changes_of_consumers()
     settings.update(changes)

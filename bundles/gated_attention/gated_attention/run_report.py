@@ -21,7 +21,8 @@ from label_efficient.report.classifier_sections import (
     hardest_section,
 )
 from label_efficient.report.page import Section, figure, gallery, section, table, thumbnail
-from label_efficient.run_folder import Folder, RunFolder
+from label_efficient.run_account import Folder
+from label_efficient.run_folder import RunFolder
 
 from .coverage import CoverageResult, save_coverage
 from .instance_figures import InstancePictures, save_picture

@@ -6,7 +6,7 @@ from typing import Any
 
 from label_efficient.report.drawing import new_figure, save_figure
 from label_efficient.report.history_figures import History, draw_history, epoch_axis, legend_below, lines, series
-from label_efficient.run_folder import Folder
+from label_efficient.run_account import Folder
 
 LOSSES = {
     "train_loss": "total",

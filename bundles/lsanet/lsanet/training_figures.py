@@ -8,7 +8,7 @@ import numpy as np
 
 from label_efficient.report.drawing import MUTED, new_figure, save_figure
 from label_efficient.report.history_figures import History, draw_history, epoch_axis, legend_below, lines, series
-from label_efficient.run_folder import Folder
+from label_efficient.run_account import Folder
 
 from .layer_attention import largest_ratio
 

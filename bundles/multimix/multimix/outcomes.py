@@ -11,7 +11,7 @@ import torch
 from label_efficient.data.images import read_image
 from label_efficient.data.list_checks import Entry
 from label_efficient.evaluation.outputs import Outcome
-from label_efficient.run_folder import Folder
+from label_efficient.run_account import Folder
 
 from .data import Part
 from .losses import UNKNOWN

@@ -20,7 +20,8 @@ from label_efficient.report.classifier_sections import (
     operating_point_table,
 )
 from label_efficient.report.page import Section, figure, section, table
-from label_efficient.run_folder import Folder, RunFolder
+from label_efficient.run_account import Folder
+from label_efficient.run_folder import RunFolder
 
 from .data import ChestData, Part
 from .mask_figures import save_boundaries, save_dice_boxes, save_saliency

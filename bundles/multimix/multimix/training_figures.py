@@ -16,7 +16,7 @@ from label_efficient.report.history_figures import (
     log_if_wide,
     series,
 )
-from label_efficient.run_folder import Folder
+from label_efficient.run_account import Folder
 
 LOSSES = {
     "train_loss": "total",

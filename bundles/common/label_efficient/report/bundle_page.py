@@ -23,7 +23,8 @@ from label_efficient.report.page import (
     thumbnail,
     write_report,
 )
-from label_efficient.run_folder import Folder, RunFolder
+from label_efficient.run_account import Folder
+from label_efficient.run_folder import RunFolder
 from label_efficient.settings import Settings
 
 

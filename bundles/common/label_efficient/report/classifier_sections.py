@@ -15,7 +15,7 @@ from label_efficient.evaluation.decisions import Decision
 from label_efficient.evaluation.predictions import decision_confidence
 from label_efficient.report.figures import save_confusion_matrix, save_reliability, save_roc
 from label_efficient.report.page import Section, figure, gallery, section, table, thumbnail
-from label_efficient.run_folder import Folder
+from label_efficient.run_account import Folder
 
 NUM_HARDEST = 18
 LABELS = {

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from label_efficient.report.drawing import COLOURS, MUTED, add_grid, line_style, new_figure, save_figure
-from label_efficient.run_folder import Folder
+from label_efficient.run_account import Folder
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
