@@ -2,6 +2,7 @@
 
 import hashlib
 import re
+import sys
 import unicodedata
 from collections.abc import Iterable, Mapping
 from pathlib import PurePosixPath
@@ -59,6 +60,10 @@ def _checksum(text: str) -> str:
 
 
 def _printable(text: str) -> str:
-    """The text with every character that no encoding can write (a surrogate of a bad file name) as `%XX`."""
+    """The text with every character that a file's name cannot be written with here (%XX: a byte of a bad name)."""
     found = "".join(f"%{ord(c) - 0xDC00:02X}" if "\udc80" <= c <= "\udcff" else c for c in text)
-    return found.encode("utf-8", "backslashreplace").decode("utf-8").replace("\\u", "%u")
+    return (
+        found.encode(sys.getfilesystemencoding(), "backslashreplace")
+        .decode(sys.getfilesystemencoding())
+        .replace("\\", "%")
+    )

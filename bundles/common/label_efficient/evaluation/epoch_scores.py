@@ -39,8 +39,13 @@ class EpochScore(CumulativeIterationMetric):
 
         Classes whose AUC is undefined are left out of the mean, which only compares epochs on the same images; NaN
         where that of all is.
+
+        Raises:
+            ValueError: If a probability is NaN.
         """
         probabilities, targets = (buffer.cpu() for buffer in self.get_buffer())
+        if not torch.isfinite(probabilities).all():
+            raise ValueError("training diverged: the network's outputs are not finite; try a smaller learning_rate")
         value = self.compute(targets, probabilities, self.task)
         if math.isnan(value):
             names = [str(k) for k in range(probabilities.shape[1])]
