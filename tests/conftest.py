@@ -2,6 +2,7 @@
 
 import os
 import sys
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -31,6 +32,23 @@ def real_data() -> Path:
     if not folder.is_dir():
         pytest.skip(f"real images are not on this machine: {folder} (set REAL_DATA_DIR)")
     return folder
+
+
+_COLLECTED = pytest.StashKey[Counter[str]]()
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(config, items):
+    """Count the tests of each module, before those that a marker leaves out are taken away."""
+    config.stash[_COLLECTED] = Counter(
+        item.path.relative_to(ROOT / "tests").with_suffix("").as_posix() for item in items
+    )
+
+
+@pytest.fixture
+def collected(request) -> Counter[str]:
+    """Number of tests by module, of all that were collected."""
+    return request.config.stash[_COLLECTED]
 
 
 @pytest.hookimpl(wrapper=True)

@@ -10,8 +10,9 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+from label_efficient.data.image_hashes import hash_image
 from label_efficient.data.images import MOST_PIXELS, ImageError, read_image
-from label_efficient.files import name_of, no_file, path_of, printable, sha256, write_whole
+from label_efficient.files import name_of, no_file, path_of, printable, write_whole
 from lists.near_duplicates import group_near_duplicates
 from lists.splits import SECTIONS, Entry, ListError, Source, apply_budget, assign_splits, check_copies, class_counts
 
@@ -65,7 +66,7 @@ def check(
 
 
 def check_files(source: Source, max_pixels: int) -> list[Entry]:
-    """Read every file whole: is it there, is it an image, what is its checksum; return those where all is well."""
+    """Read every file: is it there, an image, what is its pixels' checksum; return those where all is well."""
 
     def check_one(entry: Entry) -> tuple[str, str]:
         path = source.root / path_of(entry.image)
@@ -73,8 +74,7 @@ def check_files(source: Source, max_pixels: int) -> list[Entry]:
         if problem := no_file(path):
             return "missing file", where if problem == "does not exist" else f"{where} {problem}"
         try:
-            entry.digest = sha256(path)
-            read_image(path, 1, max_pixels)
+            entry.digest = hash_image(read_image(path, max_pixels=max_pixels))[:8].hex()
         except (ImageError, OSError) as error:
             return "unreadable image", f"{where}: {str(error).removeprefix(f'{printable(path)}: ')}"
         return "", ""
