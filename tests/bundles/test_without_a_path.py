@@ -73,7 +73,7 @@ def test_help_is_printed_before_anything_is_written(words, tmp_path):
         ("import sys; sys.modules['label_efficient'] = None; ", "lsanet needs label_efficient: `python -m pip install"),
         (
             "import label_efficient; label_efficient.__version__ = '0.1.9'; ",
-            "needs label_efficient 0.2.0 and this is 0.1.9",
+            "needs label_efficient 0.3.0 and this is 0.1.9",
         ),
     ],
 )
@@ -89,6 +89,6 @@ def test_a_second_copy_of_another_version_is_refused(tmp_path):
     code += "check(lsanet.__file__, sys.argv[1]); print('fine')"
     assert _python("-c", code, str(second), cwd=first).stdout == "fine\n"
     metadata = second / "configs" / "metadata.json"
-    metadata.write_text(metadata.read_text().replace('"version": "0.2.0"', '"version": "0.3.0"'))
+    metadata.write_text(metadata.read_text().replace('"version": "0.3.0"', '"version": "0.4.0"'))
     done = _python("-c", code, str(second), cwd=first)
-    assert "is version 0.3.0 of bundle lsanet, and version 0.2.0 from" in done.stderr.splitlines()[-1]
+    assert "is version 0.4.0 of bundle lsanet, and version 0.3.0 from" in done.stderr.splitlines()[-1]
