@@ -194,7 +194,7 @@ def _read_file_list(path: Path) -> list[str]:
         if isinstance(content, dict):
             content = content.get("test") or content.get("testing")
         items = content if isinstance(content, list) else []
-        found = [(f"entry {n}", item.get("image") if isinstance(item, dict) else item) for n, item in enumerate(items)]
+        found = [(f"entry {n}", item.get("image", item) if isinstance(item, dict) else item) for n, item in enumerate(items)]
     elif path.suffix.lower() == ".csv":
         table = read_table(path)
         column = table.column(*FILE_COLUMNS)
