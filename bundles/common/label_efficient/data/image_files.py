@@ -194,7 +194,8 @@ def _read_file_list(path: Path) -> list[str]:
         if isinstance(content, dict):
             content = content.get("test") or content.get("testing")
         items = content if isinstance(content, list) else []
-        found = [(f"entry {n}", item.get("image", item) if isinstance(item, dict) else item) for n, item in enumerate(items)]
+        entries = [item.get("image", item) if isinstance(item, dict) else item for item in items]
+        found = [(f"entry {n}", entry) for n, entry in enumerate(entries)]
     elif path.suffix.lower() == ".csv":
         table = read_table(path)
         column = table.column(*FILE_COLUMNS)
