@@ -193,7 +193,7 @@ def test_a_strangers_files_and_an_earlier_run_are_refused_before_anything_is_rea
     training = workflow(case, **small(case, "nowhere.json", tmp_path, overwrite=True))
     says(refused(training.run), "holds masks", "no run of ours wrote", "a new folder")
     images = {"dataset_dir": str(tmp_path), "ckpt_path": str(trained / "model.pt"), "device": "cpu"}
-    says(refused(workflow(case, "inference", output_dir=str(tmp_path / "out"), **images).run), "inside of dataset_dir")
+    says(refused(workflow(case, "inference", output_dir=str(tmp_path), **images).run), "is dataset_dir")
     images["dataset_dir"] = "nowhere"
     says(refused(workflow(case, "inference", output_dir=str(tmp_path), **images).run), "holds masks")
     assert snapshot(tmp_path) == before and [p.name for p in tmp_path.iterdir()] == ["masks"]
