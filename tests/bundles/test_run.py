@@ -118,7 +118,7 @@ BROKEN_OFF = [
     ("multimix", {"average_decay": 0.5, "lr_step": 1, "mask_augment": "strong"}),
     ("multimix", {"lr_schedule": "one_cycle"}),
     ("gated_attention", {"average_decay": 0.5, "augment": "strong"}),
-    ("gated_attention", {"lr_schedule": "one_cycle", "cache": False}),
+    pytest.param("gated_attention", {"lr_schedule": "one_cycle", "cache": False}, marks=pytest.mark.release),
     ("gated_attention", {"method": "global", "lr_step": 1}),
     ("lsanet", {"augment": "light", "lr_schedule": "cosine"}),
 ]
@@ -498,7 +498,9 @@ SHARED = [
     ("multimix", {"average_decay": 0.5}),
     # Of 9 validation images one process has two batches of 4, the other one: they must not wait for each other.
     ("gated_attention", {"lambda_every": 2, "max_epochs": 4}),
-    ("gated_attention", {"average_decay": 0.5, "lambda_every": 2, "max_epochs": 4}),
+    pytest.param(
+        "gated_attention", {"average_decay": 0.5, "lambda_every": 2, "max_epochs": 4}, marks=pytest.mark.release
+    ),
 ]
 
 

@@ -49,7 +49,7 @@ def _python(*arguments: str, cwd: Path) -> subprocess.CompletedProcess:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("bundle", ["lsanet", "multimix", "gated_attention"])
+@pytest.mark.parametrize("bundle", ["lsanet", "multimix", pytest.param("gated_attention", marks=pytest.mark.release)])
 def test_every_consumer_finds_the_code_of_the_folder(bundle, tmp_path):
     root = _copy(bundle, tmp_path / "unpacked")
     (tmp_path / "elsewhere").mkdir()
