@@ -2,6 +2,7 @@
 
 import os
 import sys
+import tempfile
 from collections import Counter
 from pathlib import Path
 
@@ -12,6 +13,8 @@ BUNDLES = sorted(p.parent.parent for p in ROOT.glob("bundles/*/configs/train.jso
 
 # The networks of the tests are tiny: more threads than one only wait for each other, most of all beside other tests.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# hypothesis keeps what it has found out: not in the checkout.
+os.environ.setdefault("HYPOTHESIS_STORAGE_DIRECTORY", str(Path(tempfile.gettempdir(), "hypothesis")))
 
 for _folder in (
     *BUNDLES,
