@@ -392,3 +392,8 @@ def says(error: BaseException, *parts: str) -> None:
     """Check that a message has all of these words, in any case."""
     text = str(error).lower()
     assert [part for part in parts if part.lower() not in text] == [], text
+
+
+def asked(case: Any, name: str, *files: str, **settings: Any) -> Any:
+    """An object of the configs under some settings."""
+    return part(workflow(case, *files, **settings), name)

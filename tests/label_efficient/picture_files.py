@@ -1,14 +1,19 @@
 """Small pictures, and files of them in formats that the usual libraries do not write so."""
 
+import io
 import struct
 import zlib
 from pathlib import Path
 
 import nibabel
 import numpy as np
+import pytest
 from PIL import Image
 from pydicom.dataset import FileDataset, FileMetaDataset
+from pydicom.encaps import encapsulate
 from pydicom.uid import ExplicitVRLittleEndian, SecondaryCaptureImageStorage, generate_uid
+
+from label_efficient.data.images import ImageError, read_image
 
 GREY = np.arange(12, dtype=np.uint8).reshape(3, 4) * 20  # asymmetrical: every flip and turn shows
 RGB = np.stack([GREY, 255 - GREY, GREY // 2], axis=-1)
@@ -75,3 +80,23 @@ def write_nifti(path: Path, values: np.ndarray, diagonal=(-1, -1, 1), affine=Non
     affine = np.diag([*diagonal, 1]) if affine is None else affine
     nibabel.Nifti1Image(values, affine).to_filename(path)
     return path
+
+
+def jpeg_bytes(values: np.ndarray, kind: str, **kwargs) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(values).save(buffer, kind, **kwargs)
+    return encapsulate([buffer.getvalue() + bytes(buffer.tell() % 2)])
+
+
+def stretched(values):
+    """The rule for data deeper than 8 bits, written out."""
+    values = np.asarray(values, np.float64)
+    return np.rint((values - values.min()) / (values.max() - values.min()) * 255)
+
+
+def refused(path: Path, match: str = ".") -> str:
+    with pytest.raises(ImageError, match=match) as caught:
+        read_image(path)
+    message = str(caught.value)
+    assert str(path) in message and "expected" in message and "What to do" in message
+    return message

@@ -25,9 +25,8 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 from PIL import Image
 from scipy.ndimage import gaussian_filter
-from scipy.sparse import coo_matrix
-from scipy.sparse.csgraph import connected_components
 
+from label_efficient.data.image_copies import linked_groups, parabolas
 from label_efficient.data.images import ImageError, read_image
 from label_efficient.files import path_of
 from lists.splits import Entry, Source
@@ -39,9 +38,7 @@ LEAST_CONTRAST = 0.5  # grey levels of 255: below it, a thumbnail holds rounding
 BLOCK = 512  # images compared with each other at once: bounds the memory
 THRESHOLD = 0.8
 SWALLOWED = 10  # a group of so many images, and of most of a class, is no group of near-duplicates
-_Y, _X = np.mgrid[-1 : 1 : SIDE * 1j, -1 : 1 : SIDE * 1j]
-# An orthonormal basis of all parabolas, (32 * 32, 6). The Gaussians alone leave the border of a slope behind.
-_LIGHT = np.linalg.qr(np.stack([np.ones_like(_X), _X, _Y, _X * _Y, _X**2, _Y**2], axis=-1).reshape(-1, 6))[0]
+_LIGHT = parabolas(SIDE)  # the Gaussians alone leave the border of a slope behind
 
 
 def thumbnail(pixels: np.ndarray) -> np.ndarray:
@@ -152,10 +149,8 @@ def group_near_duplicates(
     group_start: dict[str, int] = {}
     links = [(group_start.setdefault(e.group, i), i) for i, e in enumerate(entries) if e.group is not None]
     links += zip(first[kept].tolist(), second[kept].tolist(), strict=True)
-    ends = np.array(links, int).reshape(-1, 2)
-    graph = coo_matrix((np.ones(len(ends), bool), (ends[:, 0], ends[:, 1])), (len(entries), len(entries)))
-    number, component = connected_components(graph, directed=False)
-    sizes = np.bincount(component, minlength=number)
+    component = linked_groups(links, len(entries))
+    sizes = np.bincount(component)
     members = [np.flatnonzero(component == c) for c in np.flatnonzero(sizes > 1)]
     for indices in members:
         group = [entries[i] for i in indices]
@@ -167,7 +162,7 @@ def group_near_duplicates(
     source.group_name = f"{source.group_name} and {words}" if group_start else words
     largest = max(members, key=len, default=None)
     largest_text = "" if largest is None else f": the largest has {len(largest)} ({entries[largest[0]].image}, ...)"
-    source.notes.append(f"{words}: {len(kept)} pairs; {len(entries)} images are {number} groups{largest_text}")
+    source.notes.append(f"{words}: {len(kept)} pairs; {len(entries)} images are {len(sizes)} groups{largest_text}")
     even = int((thumbnails.std(axis=(1, 2)) < LEAST_CONTRAST).sum())
     source.notes += [f"warning: {even} images are too even to be compared"] if even else []
 

@@ -9,7 +9,6 @@ from label_efficient.data.stored_images import StoredImages
 from label_efficient.evaluation.classifier import SHOWN, ClassifierEvaluation
 from label_efficient.evaluation.figure_tables import show_table, side_by_side
 from label_efficient.evaluation.outputs import Outcome
-from label_efficient.files import read_json
 
 from .coverage import CoverageResult, measure_coverage
 from .instance_figures import InstancePictures
@@ -34,6 +33,7 @@ class Evaluation(ClassifierEvaluation):
     """
 
     network: GatedAttentionNet
+    unsaid = EARLIER
 
     def __init__(self, *, reference_boxes: str | None = None, **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -59,9 +59,6 @@ class Evaluation(ClassifierEvaluation):
         fusion = self.settings["method"] == "fusion"
         names = [name for name in OF_THE_NETWORK if fusion or name not in OF_THE_FUSION]
         values = {name: self.settings[name] for name in names}
-        described = self.ckpt_path.with_suffix(".json")
-        if described.is_file() and EARLIER.items() <= values.items():
-            values = {k: v for k, v in values.items() if k not in EARLIER or k in read_json(described, "the weights")}
         values |= {name: list(values[name]) for name in ("mean", "std")}
         return {"bundle": "gated_attention", **values}
 

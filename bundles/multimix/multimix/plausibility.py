@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from scipy import ndimage
 
+from label_efficient.data.mask_files import border_of
+
 from .mask_metrics import SMALLEST_LUNG, lung_areas
 
 logger = logging.getLogger(__name__)
@@ -36,13 +38,12 @@ def shape_of(mask: np.ndarray, picture: np.ndarray) -> dict[str, float]:
     mask, picture = mask[box], picture[box]
     labels, _ = ndimage.label(mask, structure=np.ones((3, 3)))
     areas = np.bincount(labels[mask])
-    border = np.concatenate([mask[0], mask[-1], mask[1:-1, 0], mask[1:-1, -1]])
     wall = picture > np.median(picture[mask])
     air = ~np.logical_or.accumulate(wall, axis=1) | ~np.logical_or.accumulate(wall[:, ::-1], axis=1)[:, ::-1]
     return {
         "components": float((areas >= SMALLEST_LUNG * areas.sum()).sum()),
         "area_fraction": float(mask.mean()),
-        "border_fraction": float(border.mean()),
+        "border_fraction": float(border_of(mask).mean()),
         "air_fraction": float(air[mask].mean()),
         "left_fraction": float(lung_areas(mask)["left_fraction"]),
     }

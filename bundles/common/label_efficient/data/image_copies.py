@@ -31,9 +31,15 @@ _COARSE = 2.0  # standard deviation, in pixels of the sketch
 _LEAST_CONTRAST = 1.0  # grey levels of 255: below it, a sketch holds rounding errors
 _NEIGHBOURS = 4  # copies of one image in one section that are listed
 _DIRECTIONS = 12  # of the 256 of a sketch, in which neighbours are looked for
-_Y, _X = np.mgrid[-1 : 1 : SIDE * 1j, -1 : 1 : SIDE * 1j]
-# An orthonormal basis of all parabolas: a Gaussian alone leaves the border of a slope behind.
-_LIGHT = np.linalg.qr(np.stack([np.ones_like(_X), _X, _Y, _X * _Y, _X**2, _Y**2], axis=-1).reshape(-1, 6))[0]
+
+
+def parabolas(side: int) -> np.ndarray:
+    """Orthonormal basis of all parabolas over a square, side * side x 6: uneven light, and the border of a slope."""
+    y, x = np.mgrid[-1 : 1 : side * 1j, -1 : 1 : side * 1j]
+    return np.linalg.qr(np.stack([np.ones_like(x), x, y, x * y, x**2, y**2], axis=-1).reshape(-1, 6))[0]
+
+
+_LIGHT = parabolas(SIDE)  # a Gaussian alone would leave it
 
 
 class Compared(NamedTuple):
@@ -158,9 +164,14 @@ def copy_groups(hashes: np.ndarray) -> np.ndarray:
     tree = cKDTree(vectors)
     near = [(i, j) for i, j, _ in _near_pairs(vectors, vectors, tree, tree, 0)]
     same = np.unique(hashes["digest"], return_inverse=True)[1] + len(hashes)
-    first, second = np.array([*near, *enumerate(same.tolist())]).T
-    graph = coo_matrix((np.ones(len(first)), (first, second)), shape=(2 * len(hashes),) * 2)
-    return connected_components(graph, directed=False)[1][: len(hashes)]
+    return linked_groups([*near, *enumerate(same.tolist())], 2 * len(hashes))[: len(hashes)]
+
+
+def linked_groups(links: Sequence[tuple[int, int]], count: int) -> np.ndarray:
+    """Number of the group of each of `count` things, of which pairs are linked; (count,)."""
+    first, second = np.array(links, int).reshape(-1, 2).T
+    graph = coo_matrix((np.ones(len(first), bool), (first, second)), shape=(count, count))
+    return connected_components(graph, directed=False)[1]
 
 
 def _vectors(sketches: np.ndarray) -> np.ndarray:

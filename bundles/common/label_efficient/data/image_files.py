@@ -139,9 +139,8 @@ def read_images(
     if problems := [text for text in problems if text]:
         raise UnreadableError("image files", problems)
     known.keep(hashes)
-    return paths if not cache else block if uniform else images, np.frombuffer(
-        b"".join(hashes), HASH
-    ) if hashed else None
+    found = np.frombuffer(b"".join(hashes), HASH) if hashed else None
+    return paths if not cache else block if uniform else images, found
 
 
 def _read(path: str, wants_hash: bool, keep: bool, max_pixels: int) -> tuple[np.ndarray | None, bytes, str]:

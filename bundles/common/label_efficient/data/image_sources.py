@@ -44,9 +44,8 @@ def load_image_data(
     `own` loads one of the `known` data sets, such as the demo; `others` and lists are as of `list_path`, label budgets
     as of `subsets.labelled_subset`. Paths of a list are relative to `dataset_dir`, by default its folder; `cache` keeps
     its images in memory, `max_pixels` is as of `images.read_image`, `copies` as of `image_copies.check_copies`.
-    `several_labels` says whether the bundle can
-    learn these. `released`, the `model.json` of the released weights, has the classes where another program hands over
-    images for training instead.
+    `several_labels` says whether the bundle can learn these. `released`, the `model.json` of the released weights, has
+    the classes where another program hands over images for training instead.
 
     Raises:
         SettingsError: If the settings do not fit together.
@@ -57,11 +56,9 @@ def load_image_data(
     path = list_path(dataset, datalist, known, others)
     if path is None and not cache:
         raise SettingsError(f"cache=False has no effect with dataset={dataset!r}, which is in memory: it is for a list")
-    data = (
-        own() if path is None
-        else _data_of_list(path, dataset_dir, num_workers, cache, copies != "ignore", max_pixels)
-    )  # fmt: skip
-    if path is None:
+    hashed = copies != "ignore"
+    data = own() if path is None else _data_of_list(path, dataset_dir, num_workers, cache, hashed, max_pixels)
+    if path is None and hashed:
         splits = {
             name: replace(part, hashes=hash_images(map(part.picture, range(len(part)))))
             for name, part in data.splits.items()

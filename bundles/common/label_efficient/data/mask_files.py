@@ -33,6 +33,11 @@ class MaskError(ValueError):
         super().__init__(printable(message))
 
 
+def border_of(mask: np.ndarray) -> np.ndarray:
+    """The outermost pixels of a mask H x W, each once."""
+    return np.concatenate([mask[0], mask[-1], mask[1:-1, 0], mask[1:-1, -1]])
+
+
 def read_mask(
     paths: Sequence[str | os.PathLike[str]],
     values: Sequence[int] | None = None,
@@ -67,7 +72,7 @@ def read_mask(
     if not mask.any():
         found = "" if values is None else f": it holds {_counts(np.stack(stored))}, and mask_values is {list(values)}"
         raise MaskError(f"{names}: no lungs in the mask{found}")
-    border = np.concatenate([mask[0], mask[-1], mask[1:-1, 0], mask[1:-1, -1]])
+    border = border_of(mask)
     if mask.mean() > _MOST_COVERED or border.mean() > _MOST_OF_BORDER:
         raise MaskError(
             f"{names}: {mask.mean():.0%} of the image and {border.mean():.0%} of its border would be lung; is the mask "

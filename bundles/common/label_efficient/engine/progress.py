@@ -5,6 +5,7 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from ignite.engine import Engine, Events
@@ -20,9 +21,12 @@ EVALUATED = ("val", "test", "cross_domain")  # sections of the data that the eva
 
 
 class Bar:
-    """Images done of `total`; `left` estimates the seconds of the whole run that remain, where there is more of it."""
+    """Images done of `total`; `left` estimates the seconds of the whole run that remain, where there is more of it.
 
-    def __init__(self, text: str, total: int, left: Callable[[], float] | None = None, wait: float = FIRST_LINE):
+    Without an estimate (None) yet, a log gets no line.
+    """
+
+    def __init__(self, text: str, total: int, left: Callable[[], float | None] | None = None, wait: float = FIRST_LINE):
         self.text, self.total, self.left, self.done = text, total, left, 0
         self.started = time.perf_counter()
         self.due = self.started + wait
@@ -37,13 +41,14 @@ class Bar:
         if self.bar is not None:
             self.bar.set_postfix(also | ({} if self.left is None else {"run": self._left()}), refresh=False)
             self.bar.update(new)
-        elif self.shown and done < self.total and time.perf_counter() >= self.due:
+        elif self.shown and done < self.total and time.perf_counter() >= self.due and (left := self._left()):
             self.due = time.perf_counter() + NEXT_LINES
-            logger.info("%s: %d of %d images, %s", self.text, done, self.total, self._left())
+            logger.info("%s: %d of %d images, %s", self.text, done, self.total, left)
 
     def _left(self) -> str:
         if self.left is not None:
-            return f"{duration(self.left())} left in all"
+            seconds = self.left()
+            return "" if seconds is None else f"{duration(seconds)} left in all"
         used = time.perf_counter() - self.started
         return f"{duration(used / max(self.done, 1) * (self.total - self.done))} left"
 
@@ -89,7 +94,7 @@ class Progress:
         self.mark = time.perf_counter()
         text = f"epoch {engine.state.epoch}/{engine.state.max_epochs}"
         total = (engine.state.epoch_length or 0) * self._images_per_step()
-        self.bar = Bar(text, total, lambda: self._left(engine), FIRST_LINE if first else NEXT_LINES)
+        self.bar = Bar(text, total, partial(self._estimate, engine), FIRST_LINE if first else NEXT_LINES)
 
     def _images_per_step(self) -> int:
         return self.batch_size * rank_and_size()[1]
@@ -97,7 +102,7 @@ class Progress:
     def _iteration(self, engine: Engine) -> None:
         now = time.perf_counter()
         if self.steps <= 1:
-            self.step_seconds = 0.0  # the first step of all is slower than any other
+            self.step_seconds = 0.0
         self.steps += 1
         self.step_seconds += now - self.mark
         self.mark = now
@@ -108,6 +113,10 @@ class Progress:
                 self.loss = f"{output['loss'].item():.3f}"
             done = self.bar.done + self._images_per_step()
             self.bar.to(done, **({"loss": self.loss} if self.loss else {}))
+
+    def _estimate(self, engine: Engine) -> float | None:
+        # The first step of all is slower than any other, and says nothing of them.
+        return self._left(engine) if self.steps > 1 else None
 
     def _left(self, engine: Engine) -> float:
         """Seconds for the steps that remain, the validations and the evaluation."""

@@ -9,19 +9,25 @@ from label_efficient.engine.log import table
 logger = logging.getLogger(__name__)
 
 
-def show_operating_point(metrics: Mapping[str, Any]) -> None:
-    """Log the operating point of a binary task, if there is one."""
-    if "operating_point" not in metrics:
-        return
-    point = metrics["operating_point"]
-    columns = {name: figures for name, figures in point.items() if isinstance(figures, Mapping)}
+AT_A_THRESHOLD = ("sensitivity", "specificity", "precision", "acc")
+
+
+def operating_columns(point: Mapping[str, Any]) -> tuple[str, str, dict[str, Mapping[str, Any]]]:
+    """Of the operating point in `metrics.json`: its class, what it is, and the figures by section."""
     validation = point["validation"]
     of = validation.get("positive_class", "the second class")
     title = (
-        f"at the threshold {validation['threshold']:.4f} of {of}, chosen on validation for a specificity of "
+        f"at the threshold {validation['threshold']:.4f} of {of}, chosen on validation for a specificity of at least "
         f"{validation['target_specificity']:g}"
     )
-    show_table(title, side_by_side(("sensitivity", "specificity", "precision", "acc"), columns))
+    return of, title, {name: figures for name, figures in point.items() if isinstance(figures, Mapping)}
+
+
+def show_operating_point(metrics: Mapping[str, Any]) -> None:
+    """Log the operating point of a binary task, if there is one."""
+    if "operating_point" in metrics:
+        _, title, columns = operating_columns(metrics["operating_point"])
+        show_table(title, side_by_side(AT_A_THRESHOLD, columns))
 
 
 def show_table(title: str, rows: Sequence[Mapping[str, Any]]) -> None:

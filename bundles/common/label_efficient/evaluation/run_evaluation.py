@@ -7,7 +7,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Any, ClassVar, Generic, TypeVar
 
 import numpy as np
 import torch
@@ -51,6 +51,8 @@ class RunEvaluation(ABC, Generic[OutcomeT]):
         positive_class: As of `decisions.positive_index`.
         operating_threshold: As of `decisions.saved_decision`.
     """
+
+    unsaid: ClassVar[Mapping[str, Any]] = {}  # what the descriptions of earlier versions' weights do not say
 
     data: Any
     data_sha256: str
@@ -115,7 +117,8 @@ class RunEvaluation(ABC, Generic[OutcomeT]):
             if_broken_off(f"the training is complete and safe in {self.output_dir}, its evaluation is not", resume=True)
         else:
             if_broken_off("the weights are as they were, and the evaluation is not complete")
-        self.info = check_model_info(self.ckpt_path, {"classes": self.data.classes} | self.expected_info())
+        expected = {"classes": self.data.classes} | self.expected_info()
+        self.info = check_model_info(self.ckpt_path, expected, self.unsaid)
         load_weights(self.network, self.ckpt_path)
         self.run_folder.open()
         self.network.to(self.device).eval()

@@ -130,12 +130,12 @@ def read_model_info(
     return info
 
 
-def check_model_info(ckpt_path: Path, expected: Mapping[str, Any]) -> dict[str, Any]:
+def check_model_info(ckpt_path: Path, expected: Mapping[str, Any], unsaid: Mapping[str, Any]) -> dict[str, Any]:
     """The description of weights; a ValueError if it has other classes, settings or preprocessing than expected.
 
-    Without a description it is a FileNotFoundError.
+    What those of earlier versions do not say was as in `unsaid`. Without a description it is a FileNotFoundError.
     """
-    info = read_info(
+    info = dict(unsaid) | read_info(
         ckpt_path.with_suffix(".json"),
         f"the classes and settings that {ckpt_path.name} was trained with: train first, or keep the two files together",
     )

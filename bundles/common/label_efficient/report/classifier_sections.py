@@ -12,6 +12,7 @@ from markupsafe import Markup
 from label_efficient.data.image_data import ImageData
 from label_efficient.data.picture_transforms import to_uint8_picture
 from label_efficient.evaluation.decisions import Decision
+from label_efficient.evaluation.figure_tables import AT_A_THRESHOLD, operating_columns
 from label_efficient.evaluation.predictions import decision_confidence
 from label_efficient.report.figures import save_confusion_matrix, save_reliability, save_roc
 from label_efficient.report.page import Section, figure, gallery, section, table, thumbnail
@@ -84,17 +85,11 @@ def operating_point_table(metrics: Mapping[str, Any]) -> list[Any]:
     if "operating_point" not in metrics:
         return []
     point = metrics["operating_point"]
-    columns = {name: figures for name, figures in point.items() if isinstance(figures, Mapping)}
-    validation, names = point["validation"], ("sensitivity", "specificity", "precision", "acc")
-    of = validation.get("positive_class", "the second class")
-    caption = (
-        f"At the threshold {validation['threshold']:.4f} of {of}, chosen on validation for a specificity of at least "
-        f"{validation['target_specificity']}"
-    )
+    of, title, columns = operating_columns(point)
     rows = [[LABELS[name].format(positive_class=of).replace(" at 0.5", ""), *[c.get(name) for c in columns.values()]]
-            for name in names]  # fmt: skip
+            for name in AT_A_THRESHOLD]  # fmt: skip
     how = f"{point['decides']}. The threshold is saved with calibrate=true; operating_threshold sets another."
-    return [table(["", *columns], rows, caption), how]
+    return [table(["", *columns], rows, title[0].upper() + title[1:]), how]
 
 
 def figures_table(columns: Mapping[str, Mapping[str, Any]], labels: Mapping[str, str], caption: str) -> Markup:
