@@ -3,12 +3,10 @@
 import os
 
 import pytest
+from hypothesis import given, strategies
 
-hypothesis = pytest.importorskip("hypothesis")
-given, strategies = hypothesis.given, hypothesis.strategies
-
-from label_efficient.files import printable  # noqa: E402
-from label_efficient.output_names import is_inside, output_name, picture_names  # noqa: E402
+from label_efficient.files import printable
+from label_efficient.output_names import is_inside, output_name, picture_names
 
 ANY_NAME = strategies.text(strategies.characters(), max_size=400)
 
